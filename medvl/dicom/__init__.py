@@ -1,0 +1,1 @@
+"""Folder to grey pictures: scan, order, decode, window."""

@@ -1,0 +1,1 @@
+"""Phantoms with known truth, and scores against it."""

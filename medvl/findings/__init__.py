@@ -1,0 +1,1 @@
+"""Replies to findings: schema, parse, measure, merge."""

@@ -1,0 +1,1 @@
+"""Slabs to chunks within a token and memory budget. Imports no torch."""

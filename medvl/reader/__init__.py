@@ -1,0 +1,1 @@
+"""The model: loading, pictures to patches, decoding. The only room that imports torch."""

@@ -1,0 +1,33 @@
+"""What the user asked for, as one frozen value. Built once in `cli`; nothing below reads the environment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Precision = Literal["auto", "int8", "nf4", "bf16", "fp32"]
+Language = Literal["en", "zh"]
+DEFAULT_MODEL = "Qwen/Qwen3-VL-8B-Instruct"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that decides what is read and how. None means: as the model prefers, else medvl's default."""
+
+    output: Path = Path("reports")
+    model: str = DEFAULT_MODEL
+    precision: Precision = "auto"
+    series: tuple[str, ...] = ("auto",)  # "auto", "all" or Series Instance UIDs
+    windows: tuple[str, ...] = ("auto",)  # preset names, "rgb" or "WL/WW"
+    size_px: int | None = None
+    slab: str | None = None  # "auto", "off" or millimetres
+    chunk: str | None = None  # "auto" or a number of slabs
+    batch: int | None = None  # chunks per model call
+    memory_bytes: int | None = None  # plan for this much instead of what is free
+    prompt: str | None = None  # id or file
+    language: Language = "en"
+    temperature: float = 0.0
+    max_new_tokens: int | None = None
+    deidentify: bool = False
+    force: bool = False
