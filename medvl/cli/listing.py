@@ -1,0 +1,205 @@
+"""Prints what was found, planned and read: tables for people, one document for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medvl.cli.console import Output
+from medvl.cli.options import model_store
+from medvl.dicom.scan import require_images, scan
+from medvl.dicom.select import Choice
+from medvl.pipeline.views import PlannedStudy, Wanted, plan_views
+from medvl.prompts import load_prompts
+from medvl.records import Scan, Study
+from medvl.settings import Settings
+
+if TYPE_CHECKING:
+    from medvl.pipeline.run import RunOutcome
+    from medvl.planning.plan import Plan
+
+_GIB = 2**30
+
+
+def inspect_paths(paths: Sequence[Path], series: tuple[str, ...], said: Output) -> None:
+    """List studies and series, what would be read, and why the rest would not. Raises InputError if nothing would."""
+    found = scan(paths)
+    prompts = load_prompts()
+    studies = [_inspected(study, Wanted(series=series, windows=("header",)), prompts) for study in found.studies]
+    said.document({"file_count": found.file_count, "studies": studies, "unread": _unread(found)})
+    for study in studies:
+        _say_study(study, said)
+    for reason, files in _by_reason(_unread(found)):
+        said.say(f"Outside any study: {_files(files, said)} not read: {reason}")
+    require_images(found)
+
+
+def plan_paths(paths: Sequence[Path], settings: Settings, said: Output) -> None:
+    """Print the plan of every study. Raises InputError, ModelError, SettingsError."""
+    from medvl.pipeline.model import choose_model, plan_study, wanted_views
+    from medvl.planning.device import find_device
+
+    found = scan(paths)
+    require_images(found)
+    model, device, prompts = choose_model(settings, model_store()), find_device(), load_prompts()
+    documents = []
+    for study in found.studies:
+        planned = plan_views(study, wanted_views(settings, model.preferences), prompts)
+        plan = plan_study(planned, model, settings, device)
+        documents.append(_plan_document(planned, plan))
+        _say_plan(planned, plan, model.name, device.name, said)
+    said.document({"model": model.name, "device": asdict(device), "studies": documents})
+
+
+def print_outcome(outcome: RunOutcome, said: Output) -> None:
+    """Print where the reports are and what was not read."""
+    said.document(
+        {
+            "index": str(outcome.index),
+            "exit_status": outcome.exit_status,
+            "studies": [asdict(study) for study in outcome.studies],
+            "unread": [{"file": file, "reason": reason} for file, reason in outcome.unread],
+        }
+    )
+    for study in outcome.studies:
+        found = "1 finding" if study.finding_count == 1 else f"{study.finding_count} findings"
+        if study.page is None:
+            said.say(f"Study {study.key}: not read. {study.problem}")
+            continue
+        said.say(f"Study {study.key}: {study.slices_read} of {study.slices_found} slices read, {found} to check")
+        if study.status == "partial":
+            said.say("  INCOMPLETE: the report lists what was not read and why; run the same command again to resume")
+        said.say(f"  Report: {study.page}")
+    if len(outcome.studies) > 1:
+        said.say(f"All reports: {outcome.index}")
+
+
+def _inspected(study: Study, wanted: Wanted, prompts: Any) -> dict[str, Any]:
+    planned = plan_views(study, wanted, prompts)
+    return {
+        "key": study.key,
+        "patient_key": study.patient.key,
+        "date": study.date,
+        "description": study.description,
+        "series": [_series(choice, planned) for choice in planned.choices],
+        "unread": [{"file": each.source.name, "reason": each.reason} for each in (*study.unread, *planned.unread)],
+    }
+
+
+def _series(choice: Choice, planned: PlannedStudy) -> dict[str, Any]:
+    series = choice.series
+    stacks = [stack for stack in planned.stacks if stack.series.uid == series.uid]
+    views = [view for view in planned.views if view.view.stack.series.uid == series.uid]
+    return {
+        "uid": series.uid,
+        "number": series.number,
+        "modality": series.modality,
+        "description": series.description,
+        "body_part": series.body_part,
+        "frame_count": len(series.frames),
+        "read": choice.read,
+        "reason": choice.reason,
+        "prompt": views[0].prompt.id if views else None,
+        "prompt_reason": views[0].prompt_reason if views else None,
+        "stacks": [
+            {
+                "plane": stack.plane,
+                "slice_count": len(stack.slices),
+                "slice_spacing_mm": stack.slice_spacing_mm,
+                "tilt_degrees": stack.tilt_degrees,
+                "gaps": [asdict(gap) for gap in stack.gaps],
+                "notes": list(stack.notes),
+            }
+            for stack in stacks
+        ],
+    }
+
+
+def _say_study(study: dict[str, Any], said: Output) -> None:
+    said.say(f"Study {study['key']}  {study['date']}  {study['description']}".rstrip())
+    for series in study["series"]:
+        number = "" if series["number"] is None else f" {series['number']}"
+        verdict = "READ" if series["read"] else "not read"
+        title = " · ".join(part for part in (series["modality"], series["body_part"], series["description"]) if part)
+        said.say(f"  Series{number}: {title} · {series['frame_count']} frames · {verdict}: {series['reason']}")
+        for stack in series["stacks"]:
+            said.say(f"    {_stack_line(stack)}")
+            for note in stack["notes"]:
+                said.say(f"    note: {note}")
+        if series["prompt"]:
+            said.say(f"    prompt {series['prompt']}: {series['prompt_reason']}")
+        if said.verbose:
+            said.say(f"    {series['uid']}")
+    for reason, files in _by_reason(study["unread"]):
+        said.say(f"  {_files(files, said)} not read: {reason}")
+
+
+def _stack_line(stack: dict[str, Any]) -> str:
+    spacing = stack["slice_spacing_mm"]
+    every = f" every {spacing:g} mm" if spacing else ""
+    return f"{stack['plane']}, {stack['slice_count']} slices{every}"
+
+
+def _plan_document(planned: PlannedStudy, plan: Plan) -> dict[str, Any]:
+    views = [
+        {
+            "series_uid": each.view.stack.series.uid,
+            "window": each.view.name,
+            "prompt": each.prompt.id,
+            "slice_count": len(each.view.stack.slices),
+            "picture_count": len(each.view.slabs),
+            "size_px": each.view.rendering.size_px,
+        }
+        for each in planned.views
+    ]
+    memory = {**asdict(plan.memory), "peak_bytes": plan.memory.peak_bytes}
+    return {"key": planned.study.key, "views": views, **asdict(plan), "memory": memory}
+
+
+def _say_plan(planned: PlannedStudy, plan: Plan, model: str, device: str, said: Output) -> None:
+    said.say(f"Study {planned.study.key} with {model} on {device}")
+    for each in planned.views:
+        view = each.view
+        said.say(
+            f"  {view.stack.series.modality} series {view.stack.series.number}, {view.name}: "
+            f"{len(view.stack.slices)} slices in {len(view.slabs)} pictures of {view.rendering.size_px}², "
+            f"prompt {each.prompt.id} ({each.prompt_reason})"
+        )
+    memory = plan.memory
+    said.say(f"  {plan.precision} ({plan.precision_reason})")
+    said.say(
+        f"  {plan.chunk_count} chunks of {plan.chunk_length} pictures, overlap {plan.overlap}, {plan.batch} at once; "
+        f"{plan.tokens_per_chunk:,} tokens a chunk, {plan.token_count:,} in all"
+    )
+    said.say(
+        f"  peak memory {memory.peak_bytes / _GIB:.1f} of {plan.available_bytes / _GIB:.1f} GiB: "
+        f"weights {memory.weights_bytes / _GIB:.1f}, keys and values {memory.cache_bytes / _GIB:.1f}, "
+        f"activations {memory.activation_bytes / _GIB:.1f}, "
+        f"rest {(memory.logits_bytes + memory.workspace_bytes) / _GIB:.1f}"
+    )
+    said.say(f"  about {_duration(plan.seconds)}, an estimate")
+    if plan.advice:
+        said.say(f"  DOES NOT FIT. {plan.advice}")
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def _unread(found: Scan) -> list[dict[str, str]]:
+    return [{"file": each.source.name, "reason": each.reason} for each in found.unread]
+
+
+def _by_reason(unread: Sequence[dict[str, str]]) -> Iterator[tuple[str, list[str]]]:
+    groups: dict[str, list[str]] = {}
+    for each in unread:
+        groups.setdefault(each["reason"], []).append(each["file"])
+    yield from groups.items()
+
+
+def _files(files: Sequence[str], said: Output) -> str:
+    if said.verbose or len(files) == 1:
+        return ", ".join(files)
+    return f"{len(files)} files"

@@ -1,0 +1,168 @@
+"""The small commands: what this machine can do, the prompts, the models on disk."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medvl.cli import options as flags
+from medvl.cli.console import Output, fail, reported
+
+prompts_app = typer.Typer(help="List, show and check prompt templates.", no_args_is_help=True, rich_markup_mode=None)
+models_app = typer.Typer(
+    help="List, pull, verify and remove models on disk.", no_args_is_help=True, rich_markup_mode=None
+)
+
+Name = Annotated[str, typer.Argument(help="Model id, such as Qwen/Qwen3-VL-8B-Instruct.", show_default=False)]
+
+
+def doctor(
+    model: flags.Model = flags.MODEL,
+    as_json: flags.JsonFlag = False,
+    quiet: flags.QuietFlag = False,
+    verbose: flags.VerboseFlag = False,
+) -> None:
+    """Check Python, GPU, memory, decoders and model, and say what to do about each."""
+    said = Output(as_json, quiet, verbose)
+    with reported(said):
+        from medvl.cli.checks import check_machine
+
+        checks = check_machine(model, flags.model_store())
+        said.document({"checks": [asdict(check) for check in checks]})
+        for check in checks:
+            said.say(f"{'ok     ' if check.good else 'PROBLEM'} {check.name}: {check.found}")
+            if check.todo:
+                said.say(f"        {check.todo}")
+        if not all(check.good for check in checks):
+            raise typer.Exit(5)
+
+
+@prompts_app.command("list")
+def list_prompts(
+    as_json: flags.JsonFlag = False, quiet: flags.QuietFlag = False, verbose: flags.VerboseFlag = False
+) -> None:
+    """List the prompts that come with medvl."""
+    said = Output(as_json, quiet, verbose)
+    with reported(said):
+        from medvl.prompts import load_prompts
+
+        found = load_prompts()
+        said.document([{**asdict(prompt), "digest": prompt.digest} for prompt in found])
+        for prompt in found:
+            scope = ", ".join((*prompt.modality, *(prompt.windows and (f"windows {'/'.join(prompt.windows)}",))))
+            said.say(f"{prompt.id:16} {prompt.language}  {prompt.task:10} {scope}")
+
+
+@prompts_app.command("show")
+def show_prompt(
+    prompt: Annotated[str, typer.Argument(help="Prompt id or file.", show_default=False)],
+    language: flags.LanguageFlag = "en",
+    as_json: flags.JsonFlag = False,
+    quiet: flags.QuietFlag = False,
+    verbose: flags.VerboseFlag = False,
+) -> None:
+    """Print one prompt template."""
+    said = Output(as_json, quiet, verbose)
+    with reported(said):
+        from medvl.prompts import MARKER, load_prompt
+
+        found = load_prompt(prompt, flags.language_of(language))
+        said.document({**asdict(found), "digest": found.digest})
+        said.say(f"{found.id} ({found.language}, {found.task}), {found.digest}\n")
+        said.say(found.instruction + (f"\n\n{MARKER}\n\n{found.query}" if found.query else ""))
+
+
+@prompts_app.command("check")
+def check_prompts(
+    files: Annotated[list[Path], typer.Argument(help="Prompt files.", show_default=False)],
+    as_json: flags.JsonFlag = False,
+    quiet: flags.QuietFlag = False,
+    verbose: flags.VerboseFlag = False,
+) -> None:
+    """Check prompt files of your own: front matter, placeholders, order."""
+    said = Output(as_json, quiet, verbose)
+    with reported(said):
+        from medvl.prompts import check_prompt
+
+        checked = [check_prompt(path) for path in files]
+        said.document([{"file": prompt.file, "digest": prompt.digest} for prompt in checked])
+        for prompt in checked:
+            said.say(f"{prompt.file}: good, {prompt.digest}")
+
+
+@models_app.command("list")
+def list_stored(
+    as_json: flags.JsonFlag = False, quiet: flags.QuietFlag = False, verbose: flags.VerboseFlag = False
+) -> None:
+    """List the models on this machine."""
+    said = Output(as_json, quiet, verbose)
+    with reported(said):
+        from medvl.reader.weights import list_models
+
+        found = list_models(flags.model_store())
+        said.document([asdict(each) for each in found])
+        for each in found:
+            state = f"incomplete: {', '.join(each.missing)}" if each.missing else "complete"
+            said.say(f"{each.location.name}  {each.size_bytes / 1e9:.2f} GB  {each.location.origin}  {state}")
+        if not found:
+            said.say("No model is stored here; `medvl models pull Qwen/Qwen3-VL-8B-Instruct` fetches one")
+
+
+@models_app.command("pull")
+def pull(
+    name: Name,
+    source: Annotated[
+        Path | None, typer.Option("--from", help="Copy from this folder instead of the hub.", show_default=False)
+    ] = None,
+    as_json: flags.JsonFlag = False,
+    quiet: flags.QuietFlag = False,
+    verbose: flags.VerboseFlag = False,
+) -> None:
+    """Fetch a model from the hub, or copy it from a folder."""
+    said = Output(as_json, quiet, verbose)
+    with reported(said, resumes=True):
+        from medvl.reader.weights import pull_model
+
+        location = pull_model(name, flags.model_store(), source)
+        said.document(asdict(location))
+        said.say(f"{location.name} is in {location.folder}")
+
+
+@models_app.command("verify")
+def verify(
+    name: Name, as_json: flags.JsonFlag = False, quiet: flags.QuietFlag = False, verbose: flags.VerboseFlag = False
+) -> None:
+    """Check every file of a model: size, hash, form."""
+    said = Output(as_json, quiet, verbose)
+    with reported(said):
+        from medvl.reader.weights import verify_model
+
+        checks = verify_model(name, flags.model_store())
+        said.document([asdict(check) for check in checks])
+        for check in checks:
+            said.say(f"{check.problem or 'good'}  {check.name}  {check.size_bytes} bytes, against {check.against}")
+        if any(check.problem for check in checks):
+            fail(said, f"{name} is damaged; pull it again", 5)
+
+
+@models_app.command("rm")
+def remove(
+    name: Name,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: flags.JsonFlag = False,
+    quiet: flags.QuietFlag = False,
+    verbose: flags.VerboseFlag = False,
+) -> None:
+    """Delete a model from this machine."""
+    said = Output(as_json, quiet, verbose)
+    with reported(said):
+        from medvl.reader.weights import remove_model
+
+        if not yes:
+            typer.confirm(f"Delete {name} from this machine?", abort=True, err=True)
+        freed = remove_model(name, flags.model_store())
+        said.document({"removed": name, "bytes": freed})
+        said.say(f"{name} removed, {freed / 1e9:.2f} GB freed")

@@ -1,0 +1,352 @@
+"""From chunk readings to the report: parse, merge, conclude, account for every frame, pick the pictures.
+
+Everything here can be done again from the ledger and the pixels, without a model.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from medvl.dicom.frames import FrameError
+from medvl.dicom.grey import picture_geometry, render
+from medvl.errors import ModelError
+from medvl.findings.impression import describe_findings, parse_impression, plain_impression
+from medvl.findings.measure import Silhouette
+from medvl.findings.merge import merge_findings
+from medvl.findings.parse import ChunkContext, parse_reply
+from medvl.findings.schema import impression_schema
+from medvl.pipeline.reading import ChunkReading, FrameKey, StudyReader, frame_key, slab_position_mm
+from medvl.pipeline.views import PlannedStudy, PlannedView
+from medvl.prompts import ImpressionFacts, Prompt
+from medvl.records import Finding, ParsedReply, Series, Slab, Stack
+from medvl.report.document import (
+    Impression,
+    KeyImage,
+    ReadIn,
+    SeriesReport,
+    SliceFate,
+    UnreadFile,
+    ViewReport,
+)
+from medvl.report.images import contact_sheet, encode_image
+from medvl.settings import Language
+
+NOT_REACHED = "not reached yet: the run ended before"
+_MAX_KEY_IMAGES = 24
+_SHEET_PICTURES = 12
+_SHEET_COLUMNS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class ViewReadings:
+    """All readings of one view in the order of their slabs, with what each reply said."""
+
+    planned: PlannedView
+    readings: tuple[ChunkReading, ...]
+    replies: tuple[ParsedReply | None, ...]
+
+    @property
+    def understood(self) -> tuple[tuple[int, ChunkReading], ...]:
+        """Number and reading of every chunk whose reply can be used."""
+        pairs = zip(self.readings, self.replies, strict=True)
+        return tuple((i, reading) for i, (reading, reply) in enumerate(pairs) if reply and reply.usable)
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """The pictures of a report: what the document says of them, and their bytes by file name."""
+
+    key_images: tuple[KeyImage, ...]
+    sheets: Mapping[int, str]  # by position of the view in the study
+    files: Mapping[str, bytes]
+
+
+def gather_views(planned: PlannedStudy, readings: Sequence[ChunkReading]) -> tuple[ViewReadings, ...]:
+    """Group readings by view and order them along the stack, whatever order they were read in; parse each reply."""
+    gathered = []
+    for view in planned.views:
+        own = [reading for reading in readings if reading.planned.view is view.view]
+        own.sort(key=lambda reading: (reading.chunk.slabs[0].number, len(reading.chunk.slabs)))
+        numbered = [replace(each, chunk=replace(each.chunk, index=i)) for i, each in enumerate(own)]
+        gathered.append(ViewReadings(view, tuple(numbered), tuple(_parse(each) for each in numbered)))
+    return tuple(gathered)
+
+
+def count_findings(reading: ChunkReading) -> int:
+    """Count the findings of one chunk, for the progress line."""
+    reply = _parse(reading)
+    return len(reply.findings) if reply else 0
+
+
+def is_understood(reading: ChunkReading) -> bool:
+    """Tell whether a chunk was read and its reply can be used."""
+    reply = _parse(reading)
+    return reply is not None and reply.usable
+
+
+def conclude(views: Sequence[ViewReadings]) -> tuple[Finding, ...]:
+    """Merge the findings of all chunks and views; probabilities are rounded to what two runs can agree on."""
+    replies = (reply for view in views for reply in view.replies if reply and reply.usable)
+    merged = merge_findings(finding for reply in replies for finding in reply.findings)
+    return tuple(
+        replace(each, confidence=_rounded(each.confidence), wording_probability=_rounded(each.wording_probability))
+        for each in merged
+    )
+
+
+def write_impression(
+    findings: Sequence[Finding],
+    reader: StudyReader | None,
+    prompt: Prompt,
+    counts: tuple[int, int],
+    language: Language,
+) -> Impression:
+    """Have the model write the impression from the merged list; fall back to a plain one, and say so.
+
+    reader: None where the model must not be asked, such as after an interrupt. counts: slices read, slices found.
+    """
+    plain = plain_impression(findings, *counts, language)
+    if not findings or reader is None:
+        return Impression(plain, "template")
+    text = prompt.render(ImpressionFacts(describe_findings(findings, language), len(findings), *counts))
+    try:
+        entry = reader.ask(text, impression_schema(len(findings)), "impression")
+    except ModelError as error:
+        return Impression(plain, "template", f"The model could not be asked: {error}")
+    sentences = parse_impression(entry.reading.text, len(findings))
+    if sentences is None:
+        return Impression(plain, "template", "The model's own impression could not be used")
+    unread = tuple(each for each in plain if not each.findings)  # what was not read is never left to the model
+    return Impression(sentences + unread, "model")
+
+
+# --- coverage ----------------------------------------------------------------------------------------------------
+
+
+def report_series(
+    planned: PlannedStudy, views: Sequence[ViewReadings], sheets: Mapping[int, str]
+) -> tuple[SeriesReport, ...]:
+    """Account for every frame of every series: read where, or not read and why."""
+    read, failed = _frames_read(views), _frames_failed(views)
+    left_out = {(each.sop_instance_uid, each.frame_index): each.reason for each in planned.unread}
+    stacks = defaultdict(list)
+    for stack in planned.stacks:
+        stacks[stack.series.uid].append(stack)
+    reports = []
+    for choice in planned.choices:
+        reason = "" if choice.read else choice.reason
+        fates = _fates(choice.series, stacks[choice.series.uid], read, {**failed, **left_out}, reason)
+        own = {i: view for i, view in enumerate(views) if view.planned.view.stack.series.uid == choice.series.uid}
+        reports.append(_series_report(choice, stacks[choice.series.uid], fates, own, sheets))
+    return tuple(reports)
+
+
+def unread_files(planned: PlannedStudy) -> tuple[UnreadFile, ...]:
+    """List the study's files that hold nothing to read."""
+    return tuple(
+        UnreadFile(each.source.name, each.reason, each.series_uid, each.frame_count) for each in planned.study.unread
+    )
+
+
+def count_slices(series: Sequence[SeriesReport]) -> tuple[int, int]:
+    """Count the slices read and the slices found in the series that were chosen."""
+    fates = [fate for each in series if each.chosen for fate in each.slices]
+    return sum(1 for fate in fates if fate.read_in), len(fates)
+
+
+def _frames_read(views: Sequence[ViewReadings]) -> dict[FrameKey, list[ReadIn]]:
+    read: dict[FrameKey, list[ReadIn]] = defaultdict(list)
+    for view in views:
+        for number, reading in view.understood:
+            for slab in reading.shown:
+                for each in slab.slices:
+                    place = ReadIn(view.planned.view.name, number, slab.number, len(slab.slices))
+                    read[frame_key(each.frame)].append(place)
+    return read
+
+
+def _frames_failed(views: Sequence[ViewReadings]) -> dict[FrameKey, str]:
+    failed: dict[FrameKey, str] = {}
+    for view in views:
+        for reading, reply in zip(view.readings, view.replies, strict=True):
+            reason = reading.failure or (
+                "the model's reply could not be understood" if reply and not reply.usable else ""
+            )
+            for slab in reading.chunk.slabs if reason else ():
+                failed.update({frame_key(each.frame): reason for each in slab.slices})
+            for uid, index, why in reading.entry.unread if reading.entry else ():
+                failed[uid, index] = why
+    return failed
+
+
+def _fates(
+    series: Series,
+    stacks: Sequence[Stack],
+    read: Mapping[FrameKey, list[ReadIn]],
+    failed: Mapping[FrameKey, str],
+    not_chosen: str,
+) -> tuple[SliceFate, ...]:
+    places = {frame_key(each.frame): each for stack in stacks for each in stack.slices}
+    fates = []
+    for frame in series.frames:
+        key = frame_key(frame)
+        place, read_in = places.get(key), tuple(read.get(key, ()))
+        fates.append(
+            SliceFate(
+                file=frame.source.name,
+                sop_instance_uid=frame.sop_instance_uid,
+                frame_index=frame.index,
+                slice=place.number if place else None,
+                position_mm=_millimetres(place.distance_mm) if place and frame.plane else None,
+                read_in=read_in,
+                not_read_because="" if read_in else failed.get(key) or not_chosen or NOT_REACHED,
+            )
+        )
+    return tuple(sorted(fates, key=lambda fate: (fate.slice is None, fate.slice or 0, fate.file)))
+
+
+def _series_report(
+    choice: object,
+    stacks: Sequence[Stack],
+    fates: tuple[SliceFate, ...],
+    views: Mapping[int, ViewReadings],
+    sheets: Mapping[int, str],
+) -> SeriesReport:
+    series, first = choice.series, choice.series.frames[0]  # type: ignore[attr-defined]
+    main = max(stacks, key=lambda stack: len(stack.slices), default=None)
+    return SeriesReport(
+        uid=series.uid,
+        number=series.number,
+        modality=series.modality,
+        description=series.description,
+        body_part=series.body_part,
+        plane=main.plane if main else None,
+        rows=first.rows,
+        columns=first.columns,
+        frame_count=len(series.frames),
+        slice_spacing_mm=main.slice_spacing_mm if main else None,
+        slice_thickness_mm=first.slice_thickness_mm,
+        pixel_spacing_mm=first.pixel_spacing_mm,
+        chosen=choice.read,  # type: ignore[attr-defined]
+        reason=choice.reason,  # type: ignore[attr-defined]
+        notes=tuple(note for stack in stacks for note in stack.notes),
+        views=tuple(_view_report(view, sheets.get(i, "")) for i, view in views.items()),
+        slices=fates,
+    )
+
+
+def _view_report(view: ViewReadings, sheet: str) -> ViewReport:
+    planned, stack = view.planned, view.planned.view.stack
+    problems = [
+        f"chunk {i + 1}: {text}"
+        for i, (reading, reply) in enumerate(zip(view.readings, view.replies, strict=True))
+        for text in (*([reading.failure] if reading.failure else []), *(reply.problems if reply else ()))
+    ]
+    geometry = picture_geometry(stack.turn, stack.slices[0].frame, planned.view.rendering.size_px)
+    return ViewReport(
+        name=planned.view.name,
+        windows=tuple(window.label for window in planned.view.rendering.windows),
+        size_px=planned.view.rendering.size_px,
+        mm_per_px=geometry.mm_per_px,
+        slab_count=len(planned.view.slabs),
+        slab_mm=planned.slab_mm,
+        chunk_count=max(len(planned.view.chunks), len(view.readings)),
+        chunks_read=len(view.understood),
+        prompt=planned.prompt.id,
+        prompt_digest=planned.prompt.digest,
+        prompt_reason=planned.prompt_reason,
+        contact_sheet=sheet,
+        problems=tuple(problems),
+    )
+
+
+# --- pictures ----------------------------------------------------------------------------------------------------
+
+
+def gather_evidence(planned: PlannedStudy, findings: Sequence[Finding]) -> Evidence:
+    """Render a key image for each finding and a contact sheet for each view."""
+    files: dict[str, bytes] = {}
+    key_images, sheets = [], {}
+    for finding in findings[:_MAX_KEY_IMAGES]:
+        image = _key_image(planned, finding, files)
+        if image:
+            key_images.append(image)
+    for i, view in enumerate(planned.views):
+        sheet = _contact_sheet(view)
+        if sheet:
+            sheets[i] = f"sheet-{i + 1}.webp"
+            files[sheets[i]] = sheet
+    return Evidence(tuple(key_images), sheets, files)
+
+
+def _key_image(planned: PlannedStudy, finding: Finding, files: dict[str, bytes]) -> KeyImage | None:
+    view = next(
+        each
+        for each in planned.views
+        if each.view.stack.series.uid == finding.series_uid and each.view.name == finding.view and _slab(each, finding)
+    )
+    slab = _slab(view, finding)
+    assert slab is not None
+    try:
+        picture = render(slab, view.view.rendering, view.view.stack.turn)
+    except FrameError:
+        return None
+    name = f"finding-{finding.number}.webp"
+    files[name] = encode_image(picture.grey)
+    box = finding.box
+    return KeyImage(
+        finding=finding.number,
+        file=name,
+        window=", ".join(window.label for window in view.view.rendering.windows),
+        slice=finding.key_slice,
+        position_mm=_millimetres(slab_position_mm(slab)) if view.view.stack.slice_spacing_mm else None,
+        box=(box.x1 / 1000, box.y1 / 1000, box.x2 / 1000, box.y2 / 1000),
+    )
+
+
+def _slab(view: PlannedView, finding: Finding) -> Slab | None:
+    key = (finding.sop_instance_uid, finding.frame_index)
+    return next((slab for slab in view.view.slabs if any(frame_key(s.frame) == key for s in slab.slices)), None)
+
+
+def _contact_sheet(view: PlannedView) -> bytes | None:
+    slabs = view.view.slabs
+    count = min(len(slabs), _SHEET_PICTURES)
+    chosen = [slabs[(2 * i + 1) * len(slabs) // (2 * count)] for i in range(count)]
+    pictures, labels = [], []
+    for slab in chosen:
+        try:
+            pictures.append(render(slab, view.view.rendering, view.view.stack.turn).grey)
+        except FrameError:  # said in the coverage
+            continue
+        labels.append(str(slab.middle.number))
+    return encode_image(contact_sheet(pictures, labels, _SHEET_COLUMNS)) if pictures else None
+
+
+# --- replies -----------------------------------------------------------------------------------------------------
+
+
+def _parse(reading: ChunkReading) -> ParsedReply | None:
+    entry = reading.entry
+    if entry is None:
+        return None
+    view, shown = reading.planned.view, reading.shown
+    size_px = view.rendering.size_px
+    context = ChunkContext(
+        stack=view.stack,
+        view=view.name,
+        chunk=replace(reading.chunk, slabs=shown),
+        geometries=tuple(picture_geometry(view.stack.turn, slab.middle.frame, size_px) for slab in shown),
+        silhouettes=tuple(each and Silhouette(*each) for each in entry.silhouettes),
+    )
+    return parse_reply(entry.reading.text, entry.reading.tokens, context)
+
+
+def _rounded(probability: float | None) -> float | None:
+    return None if probability is None else round(probability, 4)
+
+
+def _millimetres(value: float) -> float:
+    return round(value, 3)

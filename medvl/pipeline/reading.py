@@ -1,0 +1,270 @@
+"""Has the reader read what the ledger does not know yet, batch by batch, with less at once when memory runs out.
+
+Knows chunks, requests and readings; what a reply means is decided later, from the ledger's entries.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+from medvl.dicom.frames import FrameError, pixel_digest
+from medvl.dicom.grey import GREY_VERSION, iter_pictures, render
+from medvl.errors import OutOfMemoryError, PixelError
+from medvl.findings.measure import Silhouette, find_silhouette
+from medvl.findings.schema import reply_schema
+from medvl.ledger import Entry, Ledger, UnreadFrame, entry_key
+from medvl.pipeline.views import PlannedView
+from medvl.planning.chunks import halve_chunk, overlap_for
+from medvl.prompts import PromptText, ReadFacts
+from medvl.reader.protocol import Reader
+from medvl.records import Chunk, Frame, Picture, ReaderIdentity, Reading, Request, Slab, View
+
+OpenReader = Callable[[], Reader]
+FrameKey = tuple[str, int]  # SOP Instance UID, frame index
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkReading:
+    """One chunk with its reading, or the reason why there is none."""
+
+    planned: PlannedView
+    chunk: Chunk
+    entry: Entry | None
+    failure: str = ""
+
+    @property
+    def shown(self) -> tuple[Slab, ...]:
+        """The slabs the model saw, in order: those of the chunk less the frames that could not be decoded."""
+        return _without_unread(self.chunk.slabs, self.entry.unread) if self.entry else ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """A chunk and everything that decides its reply."""
+
+    planned: PlannedView
+    chunk: Chunk
+    batch: int
+    key: str
+    facts: dict[str, Any]
+
+
+class StudyReader:
+    """Reads the chunks of one study through its ledger; opens the model only when something is missing."""
+
+    def __init__(
+        self, ledger: Ledger, identity: ReaderIdentity, open_reader: OpenReader, *, batch: int, max_new_tokens: int
+    ) -> None:
+        self._ledger = ledger
+        self._open_reader = open_reader
+        self._batch = batch
+        self._max_new_tokens = max_new_tokens
+        self._facts = {
+            "fingerprint": identity.fingerprint,
+            "precision": identity.precision,
+            "generation": identity.generation,
+            "max_new_tokens": max_new_tokens,
+        }
+
+    def read(self, views: Sequence[PlannedView]) -> Iterator[ChunkReading]:
+        """Yield each chunk as soon as its reading is in the ledger, known ones first.
+
+        A chunk that does not fit into memory comes as two halves. Raises ModelError, OutputError.
+        """
+        missing: list[_Question] = []
+        for question in self._questions(views):
+            entry = self._ledger.find(question.key)
+            if entry:
+                yield ChunkReading(question.planned, question.chunk, entry)
+            else:
+                missing.append(question)
+        yield from self._read_missing(missing)
+
+    def count_known(self, views: Sequence[PlannedView]) -> int:
+        """Count the chunks the ledger already answers."""
+        return sum(1 for question in self._questions(views) if self._ledger.find(question.key))
+
+    def ask(self, text: PromptText, schema: str, task: str) -> Entry:
+        """Ask one question without pictures; the ledger answers if it can. Raises ModelError."""
+        facts = {"task": task, "text": text._asdict(), "schema": schema, "reader": self._facts}
+        key = entry_key(facts)
+        entry = self._ledger.find(key)
+        if entry is None:
+            reader = self._open_reader()
+            request = Request((text.instruction + "\n\n" + text.query,), schema, self._max_new_tokens)
+            entry = Entry(reader.read([request])[0], reader.identity)
+            self._ledger.save(key, entry, facts)
+        return entry
+
+    def _questions(self, views: Sequence[PlannedView]) -> Iterator[_Question]:
+        digests = _digests(slab for planned in views for slab in planned.view.slabs)
+        index = 0
+        for planned in views:
+            for chunk in planned.view.chunks:
+                yield self._question(planned, chunk, index // self._batch, digests)
+                index += 1
+
+    def _question(self, planned: PlannedView, chunk: Chunk, batch: int, digests: dict[FrameKey, str]) -> _Question:
+        view, text = planned.view, prompt_text(planned, chunk.slabs)
+        facts = {
+            "task": "read",
+            "grey": GREY_VERSION,
+            "pixels": [[digests[frame_key(part.frame)] for part in slab.slices] for slab in chunk.slabs],
+            "rendering": asdict(view.rendering),
+            "turn": asdict(view.stack.turn),
+            "text": text._asdict(),
+            "schema": reply_schema(len(chunk.slabs)),
+            "reader": self._facts,
+        }
+        return _Question(planned, chunk, batch, entry_key(facts), facts)
+
+    def _read_missing(self, missing: Sequence[_Question]) -> Iterator[ChunkReading]:
+        # Batches are cut from the whole plan, not from what is missing: a resumed run pads as the first one did.
+        queue = deque(_grouped(missing))
+        while queue:
+            group = queue.popleft()
+            shown = [_show(question) for question in group]
+            try:
+                yield from self._read_group(group, shown)
+            except OutOfMemoryError as error:
+                parts = self._smaller(group)
+                if parts:
+                    queue.extendleft(reversed(parts))
+                else:
+                    yield ChunkReading(group[0].planned, group[0].chunk, None, f"it did not fit into memory: {error}")
+
+    def _read_group(self, group: Sequence[_Question], shown: Sequence[_Shown]) -> Iterator[ChunkReading]:
+        asked = [(question, each) for question, each in zip(group, shown, strict=True) if each.pictures]
+        reader = self._open_reader() if asked else None
+        readings = reader.read([self._request(q.planned, each) for q, each in asked]) if reader else []
+        for (question, each), reading in zip(asked, readings, strict=True):
+            assert reader is not None
+            yield self._keep(question, each, reading, reader.identity)
+        for question, each in zip(group, shown, strict=True):
+            if not each.pictures:
+                yield ChunkReading(question.planned, question.chunk, None, each.unread[0][2])
+
+    def _keep(self, question: _Question, shown: _Shown, reading: Reading, identity: ReaderIdentity) -> ChunkReading:
+        entry = Entry(reading, identity, shown.silhouettes, shown.unread)
+        self._ledger.save(question.key, entry, question.facts)
+        return ChunkReading(question.planned, question.chunk, entry)
+
+    def _request(self, planned: PlannedView, shown: _Shown) -> Request:
+        text = prompt_text(planned, shown.slabs)
+        parts: list[Any] = [text.instruction]
+        for picture, label in zip(shown.pictures, text.labels, strict=True):
+            parts += [picture.grey, label]
+        return Request((*parts, text.query), reply_schema(len(shown.pictures)), self._max_new_tokens)
+
+    def _smaller(self, group: Sequence[_Question]) -> list[list[_Question]]:
+        """Cut a group that did not fit: fewer chunks at once, then shorter chunks. Empty: it cannot get smaller."""
+        if len(group) > 1:
+            middle = len(group) // 2
+            return [list(group[:middle]), list(group[middle:])]
+        whole = group[0]
+        halves = halve_chunk(whole.chunk, overlap_for(len(whole.chunk.slabs)))
+        if len(halves) < 2:
+            return []
+        digests = _digests(whole.chunk.slabs)
+        return [[self._question(whole.planned, half, whole.batch, digests)] for half in halves]
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """What of a chunk could be turned into pictures."""
+
+    slabs: tuple[Slab, ...]
+    pictures: tuple[Picture, ...]
+    silhouettes: tuple[Silhouette | None, ...]
+    unread: tuple[UnreadFrame, ...]
+
+
+def prompt_text(planned: PlannedView, shown: Sequence[Slab]) -> PromptText:
+    """Fill the view's prompt with the facts of the slabs the model is shown."""
+    stack, view = planned.view.stack, planned.view
+    facts = ReadFacts(
+        modality=stack.series.modality,
+        body_part=stack.series.body_part,
+        plane=stack.plane,
+        window=", ".join(window.label for window in view.rendering.windows),
+        slice_count=len(shown),
+        slice_spacing_mm=_between_pictures_mm(shown),
+        slab_mm=planned.slab_mm,
+        contrast=stack.series.contrast,
+    )
+    positions = [slab_position_mm(slab) if stack.slice_spacing_mm else None for slab in shown]
+    return planned.prompt.render(facts, positions)
+
+
+def _between_pictures_mm(slabs: Sequence[Slab]) -> float | None:
+    if len(slabs) < 2:
+        return None
+    steps = sorted(abs(slab_position_mm(b) - slab_position_mm(a)) for a, b in pairwise(slabs))
+    return round(steps[len(steps) // 2], 2) or None
+
+
+def slab_position_mm(slab: Slab) -> float:
+    """Return the mean position of a slab's slices along the stack's normal."""
+    return sum(each.distance_mm for each in slab.slices) / len(slab.slices)
+
+
+def _show(question: _Question) -> _Shown:
+    view, unread = question.planned.view, list[UnreadFrame]()
+    slabs, pictures = [], []
+    rendered = iter_pictures(question.chunk.slabs, view.rendering, view.stack.turn)
+    for slab, picture in zip(question.chunk.slabs, rendered, strict=True):
+        rest = _render_rest(slab, view, picture, unread) if isinstance(picture, FrameError) else (slab, picture)
+        if rest:
+            slabs.append(rest[0])
+            pictures.append(rest[1])
+    silhouettes = tuple(find_silhouette(picture.grey) for picture in pictures)
+    return _Shown(tuple(slabs), tuple(pictures), silhouettes, tuple(unread))
+
+
+def _render_rest(slab: Slab, view: View, error: FrameError, unread: list[UnreadFrame]) -> tuple[Slab, Picture] | None:
+    """Render a slab from those of its frames that can be decoded; add the others to `unread`."""
+    while True:
+        unread.append((*frame_key(error.frame), str(error)))
+        slab = replace(slab, slices=tuple(each for each in slab.slices if each.frame is not error.frame))
+        if not slab.slices:
+            return None
+        try:
+            return slab, render(slab, view.rendering, view.stack.turn)
+        except FrameError as another:
+            error = another
+
+
+def _without_unread(slabs: Iterable[Slab], unread: Sequence[UnreadFrame]) -> tuple[Slab, ...]:
+    gone = {(uid, index) for uid, index, _ in unread}
+    kept = [replace(slab, slices=tuple(s for s in slab.slices if frame_key(s.frame) not in gone)) for slab in slabs]
+    return tuple(slab for slab in kept if slab.slices)
+
+
+def _digests(slabs: Iterable[Slab]) -> dict[FrameKey, str]:
+    frames = {frame_key(each.frame): each.frame for slab in slabs for each in slab.slices}
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(frames, pool.map(_digest, frames.values()), strict=True))
+
+
+def frame_key(frame: Frame) -> FrameKey:
+    """Return what tells a frame from every other of the study."""
+    return frame.sop_instance_uid, frame.index
+
+
+def _digest(frame: Frame) -> str:
+    try:
+        return pixel_digest(frame)
+    except PixelError as error:  # its reason is told when it cannot be rendered
+        return f"unreadable: {error.found}"
+
+
+def _grouped(questions: Sequence[_Question]) -> list[list[_Question]]:
+    groups: dict[int, list[_Question]] = {}
+    for question in questions:
+        groups.setdefault(question.batch, []).append(question)
+    return list(groups.values())

@@ -1,0 +1,163 @@
+"""From a study to what will be looked at: which series, with which prompt, through which windows, in which slabs.
+
+Decides from headers; only a percentile window needs pixels. Knows no model and no reply.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from medvl.dicom.geometry import auto_slab_mm, slabs, stack_series
+from medvl.dicom.select import Choice, KernelWish, select_series
+from medvl.dicom.stack_window import header_window, measured_window
+from medvl.dicom.window import PRESETS, parse_windows
+from medvl.errors import SettingsError
+from medvl.planning.chunks import overlap_for, plan_chunks
+from medvl.prompts import Prompt, Prompts, choose_prompt, load_prompt
+from medvl.records import Rendering, Series, Stack, Study, Unread, View, Window
+from medvl.settings import Language
+
+DEFAULT_SIZE_PX = 512
+MAX_SIZE_PX = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """How to look, with the checkpoint's preferences already filled in."""
+
+    series: tuple[str, ...] = ("auto",)
+    windows: tuple[str, ...] = ("auto",)
+    size_px: int = DEFAULT_SIZE_PX
+    slab: str = "auto"
+    prompt: str | None = None
+    language: Language = "en"
+
+    def __post_init__(self) -> None:
+        if self.size_px % 32 or not 32 <= self.size_px <= MAX_SIZE_PX:
+            raise SettingsError(
+                f"A picture size of {self.size_px} was asked for",
+                expected=f"Sizes are multiples of 32 from 32 to {MAX_SIZE_PX}, since one vision token is 32 × 32 px",
+                todo="Choose for instance --size 512",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedView:
+    """A view, the prompt it is read with, and why that one."""
+
+    view: View
+    prompt: Prompt
+    prompt_reason: str
+    slab_mm: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedStudy:
+    """One study, ready to be read."""
+
+    study: Study
+    choices: tuple[Choice, ...]
+    stacks: tuple[Stack, ...]
+    views: tuple[PlannedView, ...]
+    unread: tuple[Unread, ...]  # frames of chosen series that have no place in a stack
+
+    @property
+    def slice_count(self) -> int:
+        """Slices in all stacks, each counted once."""
+        return sum(len(stack.slices) for stack in self.stacks)
+
+
+def plan_views(study: Study, wanted: Wanted, prompts: Prompts) -> PlannedStudy:
+    """Choose series, prompts, windows and slabs for one study; chunks are cut later, when the memory is known.
+
+    Raises SettingsError if a series, window or prompt that was asked for does not exist.
+    """
+
+    def kernel_for(series: Series) -> KernelWish:
+        return _prompt_for(study, series, wanted, prompts)[0].kernel
+
+    choices = select_series(study, wanted.series, kernel_for)
+    stacks: list[Stack] = []
+    views: list[PlannedView] = []
+    unread: list[Unread] = []
+    for choice in choices:
+        if choice.read:
+            found, left_out = stack_series(choice.series)
+            stacks += found
+            unread += left_out
+            views += [view for stack in found for view in _views_of(study, stack, wanted, prompts)]
+    return PlannedStudy(study, choices, tuple(stacks), tuple(views), tuple(unread))
+
+
+def cut_chunks(planned: PlannedStudy, length: int) -> PlannedStudy:
+    """Return the study with every view cut into chunks of at most `length` slabs."""
+    overlap = overlap_for(length)
+    views = tuple(
+        replace(each, view=replace(each.view, chunks=plan_chunks(each.view.slabs, length=length, overlap=overlap)))
+        for each in planned.views
+    )
+    return replace(planned, views=views)
+
+
+def _views_of(study: Study, stack: Stack, wanted: Wanted, prompts: Prompts) -> list[PlannedView]:
+    prompt, reason = _prompt_for(study, stack.series, wanted, prompts)
+    slab_mm = _slab_mm(wanted.slab, stack)
+    cut = slabs(stack, slab_mm)
+    names = prompt.windows or ("header",) if wanted.windows == ("auto",) else wanted.windows
+    renderings = {tuple(w.label for w in r.windows): r for r in (_rendering(n, stack, wanted.size_px) for n in names)}
+    return [
+        PlannedView(View(stack, rendering, cut, (), _view_name(rendering)), prompt, reason, slab_mm)
+        for rendering in renderings.values()
+    ]
+
+
+def _prompt_for(study: Study, series: Series, wanted: Wanted, prompts: Prompts) -> tuple[Prompt, str]:
+    if wanted.prompt:
+        return load_prompt(wanted.prompt, wanted.language), "as asked with --prompt or by the model"
+    descriptions = (series.description, series.protocol, study.description)
+    return choose_prompt(prompts, series.modality, series.body_part, descriptions, wanted.language)
+
+
+def _rendering(name: str, stack: Stack, size_px: int) -> Rendering:
+    return Rendering(windows=_windows(name, stack), size_px=size_px)
+
+
+def _windows(name: str, stack: Stack) -> tuple[Window, ...]:
+    """Presets speak of HU. Where values are something else, the header's window stands in, and else a measured one."""
+    if name not in ("header", "percentile"):
+        windows = parse_windows(name)
+        if name not in PRESETS or stack.slices[0].frame.rescale_unit == "HU":
+            return windows
+    own = header_window(stack) if name != "percentile" else None
+    return (replace(own, name="header") if own else measured_window(stack),)
+
+
+def _view_name(rendering: Rendering) -> str:
+    if len(rendering.windows) > 1:
+        return "rgb"
+    window = rendering.windows[0]
+    return window.name or window.label
+
+
+def _slab_mm(wish: str, stack: Stack) -> float | None:
+    if wish == "auto":
+        return auto_slab_mm(stack)
+    if wish == "off":
+        return None
+    try:
+        thickness = float(wish)
+    except ValueError:
+        thickness = 0.0
+    if not 0 < thickness <= 100:
+        raise SettingsError(
+            f'A slab of "{wish}" was asked for',
+            expected="A slab is auto, off, or a thickness in millimetres up to 100",
+            todo="Choose for instance --slab 3",
+        )
+    return thickness
+
+
+def unread_series(choices: Sequence[Choice]) -> tuple[Choice, ...]:
+    """Return the choices that are listed but not read."""
+    return tuple(choice for choice in choices if not choice.read)

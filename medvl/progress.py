@@ -1,0 +1,158 @@
+"""Shows a run's progress: bars on a terminal, plain lines elsewhere. Writes to stderr; stdout is for results."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+_PLAIN_EVERY_S = 5.0
+
+
+class TerminalWatcher:
+    """Live bars: scanning, loading weights, chunks with slices per second, time left and findings so far."""
+
+    def __init__(self, console: Console) -> None:
+        self._bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[extra]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._rate = _Rate()
+        self._bars.start()
+
+    def scanned(self, file_count: int) -> None:
+        """Show the number of files looked at."""
+        self._show("scan", "Scanning", None, file_count)
+
+    def study_begins(self, key: str, slice_count: int, chunk_count: int, chunks_known: int) -> None:
+        """Begin a bar of chunks."""
+        self._drop("scan")
+        self._drop("chunks")
+        self._rate = _Rate()
+        known = f", {chunks_known} chunks known from an earlier run" if chunks_known else ""
+        self._bars.console.print(f"Study {key}: {slice_count} slices in {chunk_count} chunks{known}", highlight=False)
+        self._show("chunks", "Reading", chunk_count, 0)
+
+    def model_loads(self, model: str, fraction: float) -> None:
+        """Show how far the weights are loaded."""
+        self._show("load", f"Loading {model}", 100, round(100 * fraction))
+        if fraction >= 1:
+            self._drop("load")
+
+    def chunk_ends(self, slice_count: int, finding_count: int) -> None:
+        """Move the bar of chunks by one."""
+        self._rate.add(slice_count, finding_count)
+        if "chunks" in self._tasks:
+            self._bars.update(self._tasks["chunks"], advance=1, extra=self._rate.text)
+
+    def study_ends(self, key: str) -> None:
+        """Remove the bar of chunks."""
+        self._drop("chunks")
+
+    def note(self, text: str) -> None:
+        """Print a sentence above the bars."""
+        self._bars.console.print(text, highlight=False, markup=False)
+
+    def close(self) -> None:
+        """Leave the terminal clean."""
+        self._bars.stop()
+
+    def _show(self, name: str, text: str, total: float | None, completed: float) -> None:
+        if name not in self._tasks:
+            self._tasks[name] = self._bars.add_task(text, total=total, extra="")
+        self._bars.update(self._tasks[name], completed=completed)
+
+    def _drop(self, name: str) -> None:
+        task = self._tasks.pop(name, None)
+        if task is not None:
+            self._bars.remove_task(task)
+
+
+class PlainWatcher:
+    """One line now and then, for log files and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._said = 0.0
+        self._chunks = self._done = 0
+        self._rate = _Rate()
+
+    def scanned(self, file_count: int) -> None:
+        """Say the number of files, at intervals."""
+        self._sometimes(f"Scanning: {file_count} files")
+
+    def study_begins(self, key: str, slice_count: int, chunk_count: int, chunks_known: int) -> None:
+        """Say what the study holds."""
+        self._chunks, self._done, self._rate = chunk_count, 0, _Rate()
+        known = f", {chunks_known} chunks known from an earlier run" if chunks_known else ""
+        self.note(f"Study {key}: {slice_count} slices in {chunk_count} chunks{known}")
+
+    def model_loads(self, model: str, fraction: float) -> None:
+        """Say that loading begins and ends."""
+        if fraction in (0, 1):
+            self.note(f"{'Loading' if fraction == 0 else 'Loaded'} {model}")
+
+    def chunk_ends(self, slice_count: int, finding_count: int) -> None:
+        """Say how far reading has come, at intervals."""
+        self._done += 1
+        self._rate.add(slice_count, finding_count)
+        self._sometimes(f"Read {self._done} of {self._chunks} chunks, {self._rate.text}")
+
+    def study_ends(self, key: str) -> None:
+        """Say that the report is written."""
+        self.note(f"Study {key}: report written")
+
+    def note(self, text: str) -> None:
+        """Print a sentence."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Nothing to clean."""
+
+    def _sometimes(self, text: str) -> None:
+        if time.monotonic() - self._said >= _PLAIN_EVERY_S:
+            self._said = time.monotonic()
+            self.note(text)
+
+
+class _Rate:
+    """Slices per second and findings since a study began."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._slices = self._findings = 0
+
+    def add(self, slices: int, findings: int) -> None:
+        self._slices += slices
+        self._findings += findings
+
+    @property
+    def text(self) -> str:
+        seconds = max(time.monotonic() - self._began, 1e-3)
+        return f"{self._slices / seconds:.1f} slices/s, {self._findings} findings so far"
+
+
+def make_watcher(console: Console, *, quiet: bool) -> Any:
+    """Return the watcher that suits where stderr goes."""
+    from medvl.pipeline.watch import Silence
+
+    if quiet:
+        return Silence()
+    return TerminalWatcher(console) if console.is_terminal else PlainWatcher(console)
