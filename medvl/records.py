@@ -93,7 +93,8 @@ class Frame:
     windows: tuple[Window, ...] = ()
     patient_orientation: tuple[str, ...] = ()  # (0020,0020), for projections
     gantry_tilt_degrees: float | None = None
-    acquisition: str = ""  # equal for frames of one acquisition: number, date and time as far as present
+    acquisition: str = ""  # equal for frames of one acquisition: number and date as far as present
+    acquired_at_s: float | None = None  # Acquisition Time, seconds since midnight; may differ between slices
     frame_of_reference_uid: str = ""
 
 
@@ -362,6 +363,7 @@ class Finding:
     wording_probability: float | None  # geometric mean over the finding's tokens
     chunks: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
+    extent_mm: tuple[float, float] | None = None  # from and to along the stack's normal; depth_mm is its length
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,3 +373,11 @@ class ParsedReply:
     findings: tuple[Finding, ...]
     problems: tuple[str, ...] = field(default=())
     usable: bool = True  # False: nothing in the reply can be trusted; the chunk counts as not read
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """One sentence of the impression and the findings it speaks of."""
+
+    text: str
+    findings: tuple[int, ...]

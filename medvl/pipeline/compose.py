@@ -5,12 +5,14 @@ Everything here can be done again from the ledger and the pixels, without a mode
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from medvl.dicom.frames import FrameError
 from medvl.dicom.grey import picture_geometry, render
+from medvl.dicom.select import Choice
 from medvl.errors import ModelError
 from medvl.findings.impression import describe_findings, parse_impression, plain_impression
 from medvl.findings.measure import Silhouette
@@ -20,7 +22,7 @@ from medvl.findings.schema import impression_schema
 from medvl.pipeline.reading import ChunkReading, FrameKey, StudyReader, frame_key, slab_position_mm
 from medvl.pipeline.views import PlannedStudy, PlannedView
 from medvl.prompts import ImpressionFacts, Prompt
-from medvl.records import Finding, ParsedReply, Series, Slab, Stack
+from medvl.records import Finding, Frame, ParsedReply, Slab, Stack
 from medvl.report.document import (
     Impression,
     KeyImage,
@@ -128,18 +130,25 @@ def write_impression(
 def report_series(
     planned: PlannedStudy, views: Sequence[ViewReadings], sheets: Mapping[int, str]
 ) -> tuple[SeriesReport, ...]:
-    """Account for every frame of every series: read where, or not read and why."""
-    read, failed = _frames_read(views), _frames_failed(views)
-    left_out = {(each.sop_instance_uid, each.frame_index): each.reason for each in planned.unread}
-    stacks = defaultdict(list)
-    for stack in planned.stacks:
-        stacks[stack.series.uid].append(stack)
+    """Account for every frame of every series: read where, or not read and why.
+
+    A series that holds several stacks is reported once for each, since slices are numbered in their stack; frames
+    outside every stack come with the first.
+    """
+    reasons = _frames_failed(views) | {
+        (each.sop_instance_uid, each.frame_index): each.reason for each in planned.unread
+    }
+    read = _frames_read(views)
     reports = []
     for choice in planned.choices:
-        reason = "" if choice.read else choice.reason
-        fates = _fates(choice.series, stacks[choice.series.uid], read, {**failed, **left_out}, reason)
-        own = {i: view for i, view in enumerate(views) if view.planned.view.stack.series.uid == choice.series.uid}
-        reports.append(_series_report(choice, stacks[choice.series.uid], fates, own, sheets))
+        stacks = [stack for stack in planned.stacks if stack.series.uid == choice.series.uid]
+        placed = {frame_key(each.frame) for stack in stacks for each in stack.slices}
+        outside = [frame for frame in choice.series.frames if frame_key(frame) not in placed]
+        for i, stack in enumerate(stacks or [None]):
+            frames = [each.frame for each in stack.slices] if stack else []
+            fates = _fates([*frames, *(outside if i == 0 else [])], stack, read, reasons, choice)
+            own = {i: view for i, view in enumerate(views) if view.planned.view.stack is stack}
+            reports.append(_series_report(choice, stack, fates, own, sheets))
     return tuple(reports)
 
 
@@ -182,15 +191,16 @@ def _frames_failed(views: Sequence[ViewReadings]) -> dict[FrameKey, str]:
 
 
 def _fates(
-    series: Series,
-    stacks: Sequence[Stack],
+    frames: Sequence[Frame],
+    stack: Stack | None,
     read: Mapping[FrameKey, list[ReadIn]],
-    failed: Mapping[FrameKey, str],
-    not_chosen: str,
+    reasons: Mapping[FrameKey, str],
+    choice: Choice,
 ) -> tuple[SliceFate, ...]:
-    places = {frame_key(each.frame): each for stack in stacks for each in stack.slices}
+    places = {frame_key(each.frame): each for each in stack.slices} if stack else {}
+    not_chosen = "" if choice.read else choice.reason
     fates = []
-    for frame in series.frames:
+    for frame in frames:
         key = frame_key(frame)
         place, read_in = places.get(key), tuple(read.get(key, ()))
         fates.append(
@@ -201,37 +211,37 @@ def _fates(
                 slice=place.number if place else None,
                 position_mm=_millimetres(place.distance_mm) if place and frame.plane else None,
                 read_in=read_in,
-                not_read_because="" if read_in else failed.get(key) or not_chosen or NOT_REACHED,
+                not_read_because="" if read_in else reasons.get(key) or not_chosen or NOT_REACHED,
             )
         )
     return tuple(sorted(fates, key=lambda fate: (fate.slice is None, fate.slice or 0, fate.file)))
 
 
 def _series_report(
-    choice: object,
-    stacks: Sequence[Stack],
+    choice: Choice,
+    stack: Stack | None,
     fates: tuple[SliceFate, ...],
     views: Mapping[int, ViewReadings],
     sheets: Mapping[int, str],
 ) -> SeriesReport:
-    series, first = choice.series, choice.series.frames[0]  # type: ignore[attr-defined]
-    main = max(stacks, key=lambda stack: len(stack.slices), default=None)
+    series = choice.series
+    first = stack.slices[0].frame if stack else series.frames[0]
     return SeriesReport(
         uid=series.uid,
         number=series.number,
         modality=series.modality,
         description=series.description,
         body_part=series.body_part,
-        plane=main.plane if main else None,
+        plane=stack.plane if stack else None,
         rows=first.rows,
         columns=first.columns,
-        frame_count=len(series.frames),
-        slice_spacing_mm=main.slice_spacing_mm if main else None,
+        frame_count=len(fates),
+        slice_spacing_mm=stack.slice_spacing_mm if stack else None,
         slice_thickness_mm=first.slice_thickness_mm,
         pixel_spacing_mm=first.pixel_spacing_mm,
-        chosen=choice.read,  # type: ignore[attr-defined]
-        reason=choice.reason,  # type: ignore[attr-defined]
-        notes=tuple(note for stack in stacks for note in stack.notes),
+        chosen=choice.read,
+        reason=choice.reason,
+        notes=stack.notes if stack else (),
         views=tuple(_view_report(view, sheets.get(i, "")) for i, view in views.items()),
         slices=fates,
     )
@@ -276,7 +286,7 @@ def gather_evidence(planned: PlannedStudy, findings: Sequence[Finding]) -> Evide
     for i, view in enumerate(planned.views):
         sheet = _contact_sheet(view)
         if sheet:
-            sheets[i] = f"sheet-{i + 1}.webp"
+            sheets[i] = f"sheet-{i + 1}-{hashlib.sha256(sheet).hexdigest()[:8]}.webp"
             files[sheets[i]] = sheet
     return Evidence(tuple(key_images), sheets, files)
 
@@ -293,8 +303,10 @@ def _key_image(planned: PlannedStudy, finding: Finding, files: dict[str, bytes])
         picture = render(slab, view.view.rendering, view.view.stack.turn)
     except FrameError:
         return None
-    name = f"finding-{finding.number}.webp"
-    files[name] = encode_image(picture.grey)
+    content = encode_image(picture.grey)
+    # The digest keeps an older report, still on disk after a crash, from showing a newer picture.
+    name = f"finding-{finding.number}-{hashlib.sha256(content).hexdigest()[:8]}.webp"
+    files[name] = content
     box = finding.box
     return KeyImage(
         finding=finding.number,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from medvl.records import Finding, Patient, PlaneName, ReaderIdentity
+from medvl.records import Finding, Patient, PlaneName, ReaderIdentity, Sentence
 
 FORMAT = 1  # raised when a reader of older files would misunderstand newer ones
 
@@ -88,14 +88,6 @@ class KeyImage:
     slice: int
     position_mm: float | None
     box: tuple[float, float, float, float]  # x1, y1, x2, y2 as fractions of the picture's side
-
-
-@dataclass(frozen=True, slots=True)
-class Sentence:
-    """One sentence of the impression and the findings it speaks of."""
-
-    text: str
-    findings: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)

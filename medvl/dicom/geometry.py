@@ -1,0 +1,330 @@
+"""Puts the frames of a series in order by where they lie in the patient. Pure arithmetic on records; no disk.
+
+Reading order: axial from the head down, coronal from anterior, sagittal from the patient's right.
+`distance_mm` runs along the stack's normal, turned to the nearest positive patient axis: for an untilted axial stack
+it is z (towards the head), for a coronal one y (posterior), for a sagittal one x (left).
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvl.records import DisplayTurn, Frame, Gap, Plane, PlaneName, Series, Slab, Slice, Stack, Unread, Vector
+
+PROJECTION_MODALITIES = frozenset({"CR", "DX", "DR", "RG", "MG", "PX", "XA", "RF"})
+OBLIQUE_FROM_DEGREES = 30.0
+GAP_FROM_SPACINGS = 1.5
+DUPLICATE_WITHIN_SPACINGS = 0.1
+DUPLICATE_WITHIN_MM = 0.01  # positions are decimal strings; scanners round to this or finer
+UNEVEN_FROM_SPACINGS = 0.1
+TILT_FROM_DEGREES = 0.5
+FEWEST_CT_SLICES = 3
+AUTO_SLAB_MM = 3.0  # about what radiologists read; thinner slices are averaged so that none is skipped
+AUTO_SLAB_BELOW_MM = 2.0
+_Direction = Sequence[float] | NDArray[np.float64]
+_SAME_DIRECTION = math.cos(math.radians(1.0))  # frames of one stack may differ by rounding only
+_SAME_SPACING = 1e-3
+
+# By patient axis that the normal is nearest to: plane, and what the viewer has to the right and below.
+_LEFT, _POSTERIOR, _HEAD = np.eye(3)
+_DISPLAYS: tuple[tuple[PlaneName, NDArray[np.float64], NDArray[np.float64]], ...] = (
+    ("sagittal", _POSTERIOR, -_HEAD),
+    ("coronal", _LEFT, -_HEAD),
+    ("axial", _LEFT, _POSTERIOR),
+)
+_LETTERS = {"L": _LEFT, "R": -_LEFT, "P": _POSTERIOR, "A": -_POSTERIOR, "H": _HEAD, "F": -_HEAD}
+
+
+def stack_series(series: Series) -> tuple[tuple[Stack, ...], tuple[Unread, ...]]:
+    """Put the frames of a series in order.
+
+    Frames of different orientation, matrix or pixel spacing go to stacks of their own, the largest first.
+    Returns the stacks, and the frames left out because another lies at the same position.
+    """
+    groups = sorted(_groups(series.frames), key=len, reverse=True)
+    stacks, unread = [], []
+    for group in groups:
+        stack, left_out = _stack_of(series, group)
+        if len(groups) > 1:
+            note = f"one of {len(groups)} stacks of this series: orientation, matrix or pixel spacing differ"
+            stack = replace(stack, notes=(note, *stack.notes))
+        stacks.append(stack)
+        unread.extend(left_out)
+    return tuple(stacks), tuple(unread)
+
+
+def auto_slab_mm(stack: Stack) -> float | None:
+    """Choose how thick slabs are: thin slices are averaged to about 3 mm, others shown one by one (None)."""
+    spacing = stack.slice_spacing_mm
+    return AUTO_SLAB_MM if spacing is not None and spacing < AUTO_SLAB_BELOW_MM else None
+
+
+def slabs(stack: Stack, slab_mm: float | None) -> tuple[Slab, ...]:
+    """Cut a stack into slabs of about `slab_mm`, every slice in exactly one; None: one slice each.
+
+    A slab never spans a gap, so that one before a gap, like the last, may be thinner.
+    """
+    per_slab = 1
+    if slab_mm is not None and stack.slice_spacing_mm is not None:
+        per_slab = max(1, math.floor(slab_mm / stack.slice_spacing_mm + 0.5))
+    ends = [0, *(gap.after_slice for gap in stack.gaps), len(stack.slices)]
+    parts = [
+        stack.slices[first : min(first + per_slab, end)]
+        for start, end in pairwise(ends)
+        for first in range(start, end, per_slab)
+    ]
+    return tuple(Slab(number, part) for number, part in enumerate(parts, start=1))
+
+
+def display_turn(row_cosines: _Direction, column_cosines: _Direction) -> DisplayTurn:
+    """Find how stored pixels are turned so that they are seen as radiologists do.
+
+    Axial: patient's right at the viewer's left, anterior on top. Coronal: right at the left, head on top.
+    Sagittal: anterior at the left, head on top. Oblique planes are shown as the nearest of these.
+    row_cosines, column_cosines: patient directions of increasing column and row index.
+    """
+    across, down = np.asarray(row_cosines), np.asarray(column_cosines)
+    _, to_right, to_bottom = _DISPLAYS[_nearest_axis(np.cross(across, down))]
+    as_stored = abs(across @ to_right) + abs(down @ to_bottom)
+    transpose = bool(abs(down @ to_right) + abs(across @ to_bottom) > as_stored)
+    if transpose:
+        across, down = down, across
+    return DisplayTurn(transpose, flip_rows=bool(down @ to_bottom < 0), flip_columns=bool(across @ to_right < 0))
+
+
+# --- stacks ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """A frame and its distance along the normal."""
+
+    frame: Frame
+    distance_mm: float
+
+
+def _groups(frames: Iterable[Frame]) -> list[list[Frame]]:
+    groups: list[list[Frame]] = []
+    for frame in frames:
+        group = next((group for group in groups if _belong_together(group[0], frame)), None)
+        if group is None:
+            groups.append([frame])
+        else:
+            group.append(frame)
+    return groups
+
+
+def _belong_together(one: Frame, other: Frame) -> bool:
+    if (one.rows, one.columns) != (other.rows, other.columns) or not _same_spacing(one, other):
+        return False
+    if one.plane is None or other.plane is None:
+        return one.plane is other.plane
+    return _same_direction(one.plane.row_cosines, other.plane.row_cosines) and _same_direction(
+        one.plane.column_cosines, other.plane.column_cosines
+    )
+
+
+def _same_spacing(one: Frame, other: Frame) -> bool:
+    ours, theirs = one.pixel_spacing_mm, other.pixel_spacing_mm
+    if ours is None or theirs is None:
+        return ours is theirs
+    return ours == theirs or bool(np.allclose(ours, theirs, rtol=_SAME_SPACING))
+
+
+def _same_direction(one: Vector, other: Vector) -> bool:
+    return one == other or float(np.dot(one, other)) > _SAME_DIRECTION
+
+
+def _stack_of(series: Series, frames: list[Frame]) -> tuple[Stack, list[Unread]]:
+    plane = frames[0].plane
+    if plane is None:
+        return _unplaced_stack(series, frames), []
+    normal = _normal(plane)
+    placed = [_Placed(frame, float(np.dot(normal, _position(frame)))) for frame in frames]
+    axis = _nearest_axis(normal)
+    placed.sort(key=lambda one: (one.distance_mm, _instance_order(one.frame)))
+    placed, unread = _without_duplicates(series, placed)
+    if axis == 2:
+        placed.reverse()
+    spacing = _spacing(placed)
+    gaps = _gaps(placed, spacing)
+    tilt = _tilt_degrees(placed, normal)
+    stack = Stack(
+        series=series,
+        slices=_number(placed),
+        plane=_plane_name(normal),
+        turn=display_turn(plane.row_cosines, plane.column_cosines),
+        slice_spacing_mm=spacing,
+        gaps=gaps,
+        tilt_degrees=tilt,
+        notes=tuple(_notes(series, placed, spacing, gaps, tilt, len(unread))),
+    )
+    return stack, unread
+
+
+def _unplaced_stack(series: Series, frames: list[Frame]) -> Stack:
+    """Order frames that say nothing of their place by number."""
+    ordered = sorted(frames, key=_instance_order)
+    if series.modality in PROJECTION_MODALITIES:
+        plane: PlaneName = "projection"
+        notes = []
+    else:
+        plane = "axial" if series.modality == "CT" else "oblique"
+        notes = ["no position: order by instance number, shown as stored, no millimetres along the stack"]
+    if frames[0].pixel_spacing_mm is None:
+        notes.append(_NO_PIXEL_SPACING)
+    return Stack(
+        series=series,
+        slices=_number([_Placed(frame, 0.0) for frame in ordered]),
+        plane=plane,
+        turn=_projection_turn(frames[0].patient_orientation),
+        slice_spacing_mm=None,
+        notes=tuple(notes),
+    )
+
+
+def _number(placed: Sequence[_Placed]) -> tuple[Slice, ...]:
+    return tuple(Slice(number, one.frame, one.distance_mm) for number, one in enumerate(placed, start=1))
+
+
+def _instance_order(frame: Frame) -> tuple[bool, int, str, int]:
+    number = frame.instance_number
+    return number is None, number or 0, frame.source.name, frame.index
+
+
+def _without_duplicates(series: Series, placed: list[_Placed]) -> tuple[list[_Placed], list[Unread]]:
+    """Keep one frame of each position: the first by instance number.
+
+    placed: by distance.
+    """
+    within = DUPLICATE_WITHIN_MM
+    steps = [step for step in _steps(placed) if step > within]
+    if steps:
+        within = max(within, DUPLICATE_WITHIN_SPACINGS * statistics.median(steps))
+    kept: list[_Placed] = []
+    unread: list[Unread] = []
+    for one in placed:
+        if kept and one.distance_mm - kept[-1].distance_mm <= within:
+            first, second = sorted((kept[-1], one), key=lambda each: _instance_order(each.frame))
+            kept[-1] = first
+            unread.append(_same_position(series, second.frame, first.frame))
+        else:
+            kept.append(one)
+    return kept, unread
+
+
+def _same_position(series: Series, frame: Frame, kept: Frame) -> Unread:
+    return Unread(
+        source=frame.source,
+        reason=f"same position as {kept.source.name}",
+        series_uid=series.uid,
+        sop_instance_uid=frame.sop_instance_uid,
+        frame_index=frame.index,
+    )
+
+
+# --- measures ----------------------------------------------------------------------------------------------------
+
+
+def _normal(plane: Plane) -> NDArray[np.float64]:
+    """Compute the unit normal, pointing to the positive end of the patient axis it is nearest to."""
+    normal = np.cross(plane.row_cosines, plane.column_cosines)
+    normal /= np.linalg.norm(normal)
+    return normal if normal[_nearest_axis(normal)] > 0 else -normal
+
+
+def _nearest_axis(direction: NDArray[np.float64]) -> int:
+    return int(np.argmax(np.abs(direction)))
+
+
+def _plane_name(normal: NDArray[np.float64]) -> PlaneName:
+    axis = _nearest_axis(normal)
+    # A hair of tolerance, so that exactly 30° does not depend on rounding.
+    near = abs(normal[axis]) >= math.cos(math.radians(OBLIQUE_FROM_DEGREES)) - 1e-6
+    return _DISPLAYS[axis][0] if near else "oblique"
+
+
+def _position(frame: Frame) -> Vector:
+    return frame.plane.position_lps_mm if frame.plane else (0.0, 0.0, 0.0)
+
+
+def _steps(placed: Sequence[_Placed]) -> list[float]:
+    return [abs(after.distance_mm - before.distance_mm) for before, after in pairwise(placed)]
+
+
+def _spacing(placed: Sequence[_Placed]) -> float | None:
+    steps = _steps(placed)
+    return statistics.median(steps) if steps else None
+
+
+def _gaps(placed: Sequence[_Placed], spacing: float | None) -> tuple[Gap, ...]:
+    if spacing is None:
+        return ()
+    return tuple(
+        Gap(after_slice=number, missing_mm=step - spacing)
+        for number, step in enumerate(_steps(placed), start=1)
+        if step > GAP_FROM_SPACINGS * spacing
+    )
+
+
+def _tilt_degrees(placed: Sequence[_Placed], normal: NDArray[np.float64]) -> float:
+    """Measure the angle between the line through the slices' corners and their normal: 0 but for a tilted gantry."""
+    line = np.subtract(_position(placed[-1].frame), _position(placed[0].frame))
+    length = float(np.linalg.norm(line))
+    if length == 0:
+        return 0.0
+    along = float(np.dot(normal, line))
+    across = float(np.linalg.norm(line - along * normal))
+    return math.degrees(math.atan2(across, abs(along)))
+
+
+_NO_PIXEL_SPACING = "no (0028,0030) Pixel Spacing: sizes in millimetres are unknown"
+
+
+def _notes(
+    series: Series,
+    placed: Sequence[_Placed],
+    spacing: float | None,
+    gaps: tuple[Gap, ...],
+    tilt_degrees: float,
+    duplicate_count: int,
+) -> list[str]:
+    notes = [f"gap after slice {gap.after_slice}: {gap.missing_mm:.1f} mm missing" for gap in gaps]
+    steps = [step for step in _steps(placed) if spacing and step <= GAP_FROM_SPACINGS * spacing]
+    if spacing and max(abs(step - spacing) for step in steps) > UNEVEN_FROM_SPACINGS * spacing:
+        notes.append(f"uneven slice spacing: {min(steps):.2f} to {max(steps):.2f} mm")
+    if tilt_degrees > TILT_FROM_DEGREES:
+        notes.append(f"gantry tilt {tilt_degrees:.1f}°: slices are shown as acquired")
+    if duplicate_count:
+        notes.append(f"{duplicate_count} frames at positions already taken: the first of each is read")
+    if placed[0].frame.pixel_spacing_mm is None:
+        notes.append(_NO_PIXEL_SPACING)
+    if series.modality == "CT" and len(placed) < FEWEST_CT_SLICES:
+        notes.append("a single slice" if len(placed) == 1 else f"only {len(placed)} slices")
+    return notes
+
+
+# --- projections -------------------------------------------------------------------------------------------------
+
+
+def _projection_turn(patient_orientation: tuple[str, ...]) -> DisplayTurn:
+    """Turn a projection by (0020,0020) Patient Orientation; as stored when that says nothing (PS3.3 C.7.6.1.1.1)."""
+    if len(patient_orientation) != 2:
+        return DisplayTurn()
+    across, down = (_letters_direction(letters) for letters in patient_orientation)
+    if not np.cross(across, down).any():
+        return DisplayTurn()
+    return display_turn(across, down)
+
+
+def _letters_direction(letters: str) -> NDArray[np.float64]:
+    """Turn letters such as "LF", the first weighing most, into a patient direction; zeros for unknown ones."""
+    weighted = (_LETTERS.get(letter, np.zeros(3)) / 2**place for place, letter in enumerate(letters.upper()[:3]))
+    return np.sum(list(weighted), axis=0) if letters else np.zeros(3)

@@ -1,0 +1,57 @@
+"""Whether two short descriptions of an abnormality can mean the same thing. Light on purpose: words, not medicine."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+# Words of one line may be given to one and the same lesion by two readings; a word may stand in several lines.
+_FAMILIES = tuple(
+    frozenset(line.split())
+    for line in (
+        "nodule mass lesion opacity tumor tumour neoplasm metastasis focus granuloma 结节 肿块 病灶 占位 肿瘤 转移",
+        "consolidation opacity infiltrate pneumonia infiltration 实变 浸润 肺炎",
+        "ground-glass ggo opacity 磨玻璃",
+        "atelectasis collapse consolidation 不张 实变",
+        "effusion fluid ascites 积液 腹水",
+        "hemorrhage haemorrhage hematoma haematoma blood bleed bleeding 出血 血肿",
+        "infarct infarction ischemia ischaemia hypodensity hypoattenuation stroke 梗死 缺血 低密度",
+        "cyst hypodensity hypoattenuation lesion 囊肿 低密度 病灶",
+        "stone calculus calcification calcified 结石 钙化",
+        "lymphadenopathy node lymph adenopathy 淋巴结",
+        "fracture 骨折",
+        "thickening 增厚",
+        "pneumothorax 气胸",
+        "embolus embolism thrombus thrombosis 栓塞 血栓",
+        "aneurysm dilatation dilation ectasia 动脉瘤 扩张",
+        "enlargement cardiomegaly enlarged hepatomegaly splenomegaly 增大",
+    )
+)
+_PLURALS = (("ies", "y"), ("sses", "ss"), ("ses", "sis"), ("ss", "ss"), ("is", "is"), ("us", "us"), ("s", ""))
+
+
+def are_compatible(one: str, other: str) -> bool:
+    """Tell whether two observations may name the same lesion: equal words, or head nouns of one family."""
+    first, second = _normal_words(one), _normal_words(other)
+    return first == second or not _families(first).isdisjoint(_families(second))
+
+
+def _normal_words(text: str) -> frozenset[str]:
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return frozenset(_singular(word) for word in re.findall(r"[^\W\d_]+(?:-[^\W\d_]+)*", folded))
+
+
+def _singular(word: str) -> str:
+    for ending, replacement in _PLURALS:
+        if word.endswith(ending):
+            return word.removesuffix(ending) + replacement
+    return word
+
+
+def _families(words: frozenset[str]) -> frozenset[int]:
+    return frozenset(index for index, family in enumerate(_FAMILIES) if any(_names(member, words) for member in family))
+
+
+def _names(member: str, words: frozenset[str]) -> bool:
+    # Chinese writes no spaces, so a word of it is found inside a longer run.
+    return member in words if member.isascii() else any(member in word for word in words)

@@ -1,0 +1,155 @@
+"""Makes the pages: one self-contained HTML file per patient and the list of all patients. Pages run no script."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medvl.errors import InputError
+from medvl.files import write_private
+from medvl.records import Finding
+from medvl.report.formats import clock, dash, decimal, duration, iso_date, person_name, plain_text, utc_minute, whole_mm
+from medvl.report.identity import deidentified
+from medvl.report.present import StudyPage, StudyRow, study_pages, study_rows
+from medvl.report.schema import Summary
+from medvl.report.words import Words, words_of
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+PAGE_FILE = "index.html"
+_TEMPLATES = Path(__file__).parent / "templates"
+_NAMES_SHOWN = 20  # file names listed for one reason
+
+
+@dataclass(frozen=True, slots=True)
+class PatientRows:
+    """One patient in the list."""
+
+    folder: str
+    entries: list[StudyRow]
+
+    @property
+    def study_count(self) -> int:
+        """Studies of the patient, unreadable ones included."""
+        return len(self.entries)
+
+    @property
+    def newest(self) -> Summary | None:
+        """The newest study that could be read."""
+        return next((entry.summary for entry in self.entries if entry.summary), None)
+
+    @property
+    def newest_date(self) -> str:
+        """Its date, for sorting."""
+        return self.newest.study.date if self.newest else ""
+
+
+def write_patient_page(patient_folder: Path, *, deidentify: bool) -> Path:
+    """Write <patient>/index.html from every report.json under the patient's folder and return its path.
+
+    Raises InputError if there is no report at all, OutputError if the page cannot be written; one report that
+    cannot be read is named on the page.
+    """
+    entries = study_pages(patient_folder, deidentified if deidentify else lambda document: document)
+    if not entries:
+        raise InputError(
+            f"{patient_folder.name} holds no report.json",
+            expected="A patient's folder with one folder per study was expected",
+            todo="Run medvl study first",
+        )
+    readable = next((entry for entry in entries if isinstance(entry, StudyPage)), None)
+    words = readable.words if readable else words_of("en")
+    # Every study of one folder belongs to one patient; the newest says what the patient is called now.
+    patient = readable.document.patient if readable else {"name": "", "key": patient_folder.name}
+    return _write(patient_folder / PAGE_FILE, _render("patient.html", words, patient=patient, entries=entries))
+
+
+def write_index(reports_folder: Path, *, deidentify: bool = False) -> Path:
+    """Write reports/index.html, the list of all patients, newest study first, and return its path.
+
+    A report that cannot be read is listed as such. Raises OutputError.
+    """
+    prepare = deidentified if deidentify else lambda summary: summary
+    folders = sorted(path for path in reports_folder.glob("*") if path.is_dir())
+    patients = [PatientRows(folder.name, study_rows(folder, prepare)) for folder in folders]
+    patients = [patient for patient in patients if patient.entries]
+    patients.sort(key=lambda patient: patient.newest_date, reverse=True)
+    language = next((patient.newest.language for patient in patients if patient.newest), "en")
+    return _write(reports_folder / PAGE_FILE, _render("index.html", words_of(language), patients=patients))
+
+
+def _write(path: Path, page: str) -> Path:
+    write_private(path, page.encode("utf-8", "replace"))
+    return path
+
+
+def _render(template: str, words: Words, **values: object) -> str:
+    from markupsafe import Markup
+
+    style = _style(words)
+    digest = b64encode(sha256(style.encode()).digest()).decode("ascii")
+    page = _environment().get_template(template)
+    return page.render(words=words, style=Markup(style), style_digest=Markup(f"sha256-{digest}"), **values)
+
+
+def _style(words: Words) -> str:
+    """Return the page's CSS; every printed sheet repeats that it is a draft."""
+    rules = (_TEMPLATES / "style.css").read_text("utf-8")
+    return f'{rules}@page {{ @bottom-left {{ font: 8pt sans-serif; content: "{words("page_of")}"; }} }}\n'
+
+
+@cache
+def _environment() -> Environment:
+    """Build the template engine: everything is escaped, and every text is made plain and bounded on its way out."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["names_shown"] = _NAMES_SHOWN
+    environment.filters |= {
+        "clock": clock,
+        "dash": dash,
+        "date": iso_date,
+        "decimal": decimal,
+        "duration": duration,
+        "numbers_from_one": _numbers_from_one,
+        "person": person_name,
+        "rect": _rect,
+        "size": _size,
+        "utc": utc_minute,
+    }
+    return environment
+
+
+def _shown(value: Any) -> Any:
+    # Markup is made by our templates alone; a data URL is base64 and may be long.
+    return plain_text(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+
+
+def _numbers_from_one(indices: Sequence[int]) -> str:
+    return " + ".join(str(index + 1) for index in indices)
+
+
+def _size(finding: Finding) -> str:
+    sides = (finding.width_mm, finding.height_mm, finding.depth_mm)
+    return " × ".join(map(whole_mm, sides)) if any(side is not None for side in sides) else "–"
+
+
+def _rect(box: tuple[float, float, float, float]) -> Any:
+    """Write a box as the attributes of an SVG rectangle."""
+    from markupsafe import Markup
+
+    x1, y1, x2, y2 = box
+    return Markup(f'x="{x1:.4f}" y="{y1:.4f}" width="{max(x2 - x1, 0):.4f}" height="{max(y2 - y1, 0):.4f}"')

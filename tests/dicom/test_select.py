@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from medvl.dicom.kernels import kernel_kind
+from medvl.dicom.scan import scan
+from medvl.dicom.select import Choice, check_wanted, select_series
+from medvl.errors import SettingsError
+from tests.builders import CORONAL, uid, write_series
+
+LUNG = {"series": "lung", "kernel": "LUNG", "series_number": 2}
+SOFT = {"series": "soft", "kernel": "STANDARD", "series_number": 3}
+
+
+def choose(folder: Path, *series, wish="any", wanted=("auto",)) -> dict[int, Choice]:
+    """The choice for each series, by series number."""
+    for one in series:
+        write_series(folder, **{"count": 4, **one})
+    (study,) = scan([folder]).studies
+    choices = select_series(study, wanted, lambda _: wish)
+    assert [choice.series for choice in choices] == list(study.series)
+    return {choice.series.number or 0: choice for choice in choices}
+
+
+def read_numbers(choices: dict[int, Choice]) -> list[int]:
+    return [number for number, choice in choices.items() if choice.read]
+
+
+@pytest.mark.parametrize(("wish", "read"), [("sharp", 2), ("soft", 3)])
+def test_of_two_reconstructions_the_one_whose_kernel_suits_is_read(tmp_path, wish, read):
+    choices = choose(tmp_path, LUNG, SOFT, wish=wish)
+    assert read_numbers(choices) == [read]
+    kernels = {2: "LUNG: sharp", 3: "STANDARD: soft"}
+    advantage = f"has the kernel that suits the prompt ({kernels[read]}, not {kernels[5 - read]})"
+    assert choices[5 - read].reason == f"same acquisition as series {read}, which {advantage}"
+    assert choices[read].reason == (
+        f"axial CT series; of one acquisition, preferred to series {5 - read}, since it {advantage}"
+    )
+
+
+def test_of_two_thicknesses_the_one_nearest_1_to_3_mm_is_read(tmp_path):
+    thick = {"series": "thick", "thickness_mm": 8.0, "series_number": 1}
+    thin = {"series": "thin", "thickness_mm": 0.6, "series_number": 2}
+    choices = choose(tmp_path, thick, thin)  # 5 mm too thick, 0.4 mm too thin
+    assert read_numbers(choices) == [2]
+    assert choices[1].reason == "same acquisition as series 2, which has a slice thickness nearer to 1–3 mm"
+
+
+def test_a_single_series_is_read(tmp_path):
+    choices = choose(tmp_path, SOFT, wish="sharp")
+    assert choices[3] == Choice(choices[3].series, True, "axial CT series")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"acquisition_number": 2},
+        {"frame_of_reference": "another"},
+        {"extra": {"AcquisitionTime": "101600"}},  # a minute after the first
+        {"position": (-100.0, -100.0, 30.0)},  # the first ends at 7.5 mm
+        {"count": 5},  # 10 mm of extent, of which the first covers 7.5
+        {"gap_at": 3, "count": 3, "series": "lung", "series_number": 2, "kernel": "LUNG"},
+    ],
+)
+def test_what_the_chosen_series_does_not_cover_is_read_too(tmp_path, other):
+    first = {**LUNG, "extra": {"AcquisitionTime": "101500"}}
+    choices = choose(tmp_path, first, {**SOFT, **other, "series": "soft", "series_number": 3}, wish="sharp")
+    assert read_numbers(choices) == [2, 3]
+
+
+def test_a_series_with_a_gap_does_not_stand_for_one_without(tmp_path):
+    choices = choose(tmp_path, {**LUNG, "gap_at": 2}, SOFT, wish="sharp")
+    assert read_numbers(choices) == [2, 3]
+
+
+def test_an_axial_series_is_preferred_to_a_coronal_one_of_the_same_acquisition(tmp_path):
+    axial = {"series": "a", "series_number": 1, "count": 7, "rows": 20, "position": (0.0, 0.0, 0.0)}
+    # Axial: z from 0 to 15 mm, y to 19 × 0.8 = 15.2 mm; coronal: y from 2 to 9.5 mm, z from 15 down to 3 mm.
+    coronal = {"series": "c", "series_number": 2, "iop": CORONAL, "position": (0.0, 2.0, 15.0)}
+    choices = choose(tmp_path, axial, coronal)
+    assert read_numbers(choices) == [1]
+    assert choices[2].reason == "same acquisition as series 1, which is axial, not coronal"
+
+
+def test_an_original_is_preferred_to_a_derived_series(tmp_path):
+    derived = {"series": "d", "series_number": 1, "image_type": ("DERIVED", "SECONDARY", "PROCESSED")}
+    choices = choose(tmp_path, derived, {**SOFT})
+    assert read_numbers(choices) == [3]
+    assert choices[1].reason == "same acquisition as series 3, which is original, not derived"
+
+
+def test_mr_sequences_over_one_place_are_all_read(tmp_path):
+    choices = choose(tmp_path, {**LUNG, "modality": "MR"}, {**SOFT, "modality": "MR"})
+    assert read_numbers(choices) == [2, 3]
+
+
+def test_radiographs_are_read(tmp_path):
+    choices = choose(tmp_path, {"modality": "DX", "position": None, "count": 1})
+    assert choices[1] == Choice(choices[1].series, True, "X-ray series")
+
+
+SCOUT = {"series": "scout", "series_number": 1, "description": "Scout", "count": 1}
+
+
+def test_auto_gives_the_reason_why_a_scout_is_not_read(tmp_path):
+    choices = choose(tmp_path, SCOUT, SOFT)
+    assert read_numbers(choices) == [3]
+    assert choices[1].reason == "scout (localizer)"
+
+
+def test_all_reads_every_image_series(tmp_path):
+    choices = choose(tmp_path, SCOUT, LUNG, SOFT, wanted=("all",))
+    assert read_numbers(choices) == [1, 2, 3]
+    assert choices[1].reason == "all series were asked for, though scout (localizer)"
+
+
+def test_exactly_the_series_asked_for_are_read(tmp_path):
+    choices = choose(tmp_path, SCOUT, LUNG, SOFT, wanted=(uid("study", "soft"), uid("study", "scout")))
+    assert read_numbers(choices) == [1, 3]
+    assert choices[2].reason == "not among the series asked for"
+
+
+def test_an_unknown_series_is_an_error_that_names_the_known_ones(tmp_path):
+    write_series(tmp_path, description="Thorax")
+    studies = scan([tmp_path]).studies
+    known = uid("study", "series")
+    with pytest.raises(SettingsError, match=rf'no series 1\.2\.3\..*found here: {known} \(series 1 "Thorax"\)'):
+        check_wanted(studies, ("1.2.3", known))
+    check_wanted(studies, (known,))
+    check_wanted(studies, ("auto",))
+    check_wanted(studies, ("all",))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "kind"),
+    [
+        ("B31f", "soft"),
+        ("B70f", "sharp"),
+        ("Br38f", "soft"),
+        ("Br64d", "sharp"),
+        ("Bl57d", "sharp"),
+        ("I31f", "soft"),
+        ("I70f", "sharp"),
+        ("Hr38s", "soft"),
+        ("STANDARD", "soft"),
+        ("SOFT", "soft"),
+        ("DETAIL", "soft"),
+        ("LUNG", "sharp"),
+        ("BONEPLUS", "sharp"),
+        ("EDGE", "sharp"),
+        ("B", "soft"),
+        ("C", "soft"),
+        ("YB", "sharp"),
+        ("L", "sharp"),
+        ("FC08", "soft"),
+        ("FC13-H", "soft"),
+        ("FC30", "sharp"),
+        ("FC52", "sharp"),
+        ("FC68", "soft"),
+        ("FC81", "sharp"),
+        ("Frobnicate", "unknown"),
+    ],
+)
+def test_kernels_are_recognised_by_their_vendors_names(kernel, kind):
+    assert kernel_kind(kernel) == kind
+
+
+@pytest.mark.parametrize(
+    ("description", "kind"),
+    [("Lung 1.0", "sharp"), ("Mediastinum", "soft"), ("Lung / soft", "unknown"), ("", "unknown")],
+)
+def test_without_a_kernel_the_description_is_asked(description, kind):
+    assert kernel_kind("", description) == kind
