@@ -27,7 +27,8 @@ from medvl.records import Frame, PixelLayout, Plane, Source, Vector, Window
 
 MAX_FRAME_PIXELS = 2**27  # the largest mammograms have 2**25; a false header must not claim all memory
 _COSINE_ERROR = 0.01  # of a length or an angle's cosine; headers round to few digits
-_WINDOW_FUNCTIONS: dict[str, Literal["LINEAR_EXACT", "SIGMOID"]] = {
+_WINDOW_FUNCTIONS: dict[str, Literal["LINEAR", "LINEAR_EXACT", "SIGMOID"]] = {
+    "LINEAR": "LINEAR",
     "LINEAR_EXACT": "LINEAR_EXACT",
     "SIGMOID": "SIGMOID",
 }

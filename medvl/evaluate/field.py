@@ -141,11 +141,11 @@ def paint_near(xp: Namespace, grid: Grid, hu: Array, shapes: Sequence[Shape]) ->
     """Paint shapes over the pixels they can reach, in place; for one slice of one phantom."""
     for shape in shapes:
         low_x, low_y, low_z, high_x, high_y, high_z = shape.box()
-        reach = 0.5 * (grid.slab_mm + grid.blur_mm)
+        reach = 0.5 * (grid.slab_mm + grid.blur_mm)  # in plane as well: the border of what leans is as wide
         if not low_z - reach < grid.z < high_z + reach:
             continue
-        columns = _span(grid.x[0], low_x - grid.blur_mm, high_x + grid.blur_mm)
-        rows = _span(grid.y[:, 0], low_y - grid.blur_mm, high_y + grid.blur_mm)
+        columns = _span(grid.x[0], low_x - reach, high_x + reach)
+        rows = _span(grid.y[:, 0], low_y - reach, high_y + reach)
         part = grid._replace(x=grid.x[:, columns], y=grid.y[rows])
         hu[rows, columns] = shape.over(xp, part, hu[rows, columns])
     return hu

@@ -77,7 +77,7 @@ class Phantom:
 def draw_phantom(seed: int, lesions: Sequence[Wish] | Literal["auto"] = "auto") -> Phantom:
     """Draw a phantom.
 
-    lesions: what it shall have; "auto" draws 40 % normal chests, else one to four nodules, an effusion, or both.
+    lesions: what it shall have; "auto" draws 44 % normal chests, else one to four nodules, an effusion, or both.
     Raises ValueError if more is wished than a phantom holds, or if a nodule finds no room in the lung.
     """
     rng = np.random.default_rng([seed, 0])
@@ -99,7 +99,7 @@ def draw_phantom(seed: int, lesions: Sequence[Wish] | Literal["auto"] = "auto") 
 
 
 def _draw_wishes(rng: np.random.Generator) -> tuple[Wish, ...]:
-    nodules, effusion = rng.choice([(0, 0), (1, 0), (0, 1), (1, 1)], p=(0.4, 0.35, 0.125, 0.125))
+    nodules, effusion = rng.choice([(0, 0), (1, 0), (0, 1), (1, 1)], p=(0.44, 0.32, 0.12, 0.12))
     wishes = []
     for _ in range(int(nodules) * int(rng.integers(1, MAX_NODULES + 1))):
         low, high = np.log(_DIAMETER_RANGE_MM)

@@ -195,8 +195,8 @@ def effusion_share(xp: Namespace, grid: Grid, thorax: Thorax, effusion: Effusion
     """Return the share of each voxel filled by pleural fluid.
 
     The lung floats forwards by the fluid's depth; what its section leaves free is a crescent that thins out along the
-    lateral wall, as a meniscus does. Both borders lie half a blurred edge further out than the lung painted before, or a
-    dark rim of it would remain between fluid and wall.
+    lateral wall, as a meniscus does. Both borders lie half a blurred edge further out than those of the lung painted
+    before, or a dark rim of it would remain between fluid and wall.
     """
     wall = cage_distance(xp, grid, thorax)
     fall = xp.clip((effusion.top - grid.z) / effusion.height_mm, 0, 1)

@@ -10,13 +10,13 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from medvl.errors import InputError
+from medvl.errors import InputError, OutputError
 from medvl.evaluate.acquisition import Acquisition, draw_acquisition, scan_slice, slice_plane
 from medvl.evaluate.phantoms import Lesion, LesionKind, Phantom
 from medvl.records import Vector
@@ -56,9 +56,9 @@ def write_study(
     """Write one CT series into `folder`, made if need be; acquisition None: drawn from the phantom's seed.
 
     transfer_syntax: a UID; explicit little endian or any lossless one that pydicom can compress to.
+    Raises OutputError if the folder cannot be written to.
     """
     acquisition = acquisition or draw_acquisition(phantom.seed, phantom)
-    folder.mkdir(parents=True, exist_ok=True)
 
     def write(index: int) -> None:
         dataset = slice_dataset(phantom, acquisition, index)
@@ -66,8 +66,16 @@ def write_study(
             dataset.compress(transfer_syntax, generate_instance_uid=False)
         dataset.save_as(folder / f"ct_{dataset.InstanceNumber:04d}.dcm", enforce_file_format=True)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(write, range(acquisition.slice_count)))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(write, range(acquisition.slice_count)))
+    except OSError as error:
+        raise OutputError(
+            f"The study cannot be written to {folder.name} ({error.strerror})",
+            expected="A folder with room for new files",
+            todo="Name another folder",
+        ) from error
     return study_truth(phantom, acquisition)
 
 
@@ -103,16 +111,7 @@ def read_truth(path: Path) -> Truth:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content.pop("format") != FORMAT:
             raise ValueError("another format")
-        lesions = tuple(
-            TrueLesion(
-                **{
-                    **one,
-                    "center_lps_mm": tuple(one["center_lps_mm"]),
-                    "sop_instance_uids": tuple(one["sop_instance_uids"]),
-                }
-            )
-            for one in content.pop("lesions")
-        )
+        lesions = tuple(TrueLesion(**_with_tuples(one)) for one in content.pop("lesions"))
         return Truth(**content, lesions=lesions)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
@@ -120,6 +119,10 @@ def read_truth(path: Path) -> Truth:
             expected=f"JSON of format {FORMAT} with seed, study_uid, series_uid and lesions",
             todo="Write it again with the phantom",
         ) from error
+
+
+def _with_tuples(content: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
 
 
 def slice_dataset(phantom: Phantom, acquisition: Acquisition, index: int) -> Dataset:

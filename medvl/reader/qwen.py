@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -171,13 +172,10 @@ class QwenReader:
 
     def _picture_inputs(self, pictures: Sequence[NDArray[np.uint8]], device: torch.device) -> dict[str, Tensor]:
         dtype = self._model.model.visual.dtype
-        rows = [
-            cut_patches(torch.from_numpy(picture).to(device).unsqueeze(0), self._shape, dtype) for picture in pictures
-        ]
-        grid = torch.tensor(
-            [patch_grid(picture.shape[0], picture.shape[1], self._shape) for picture in pictures], device=device
-        )
-        return {"pixel_values": torch.cat(rows), "image_grid_thw": grid}
+        alike = (np.stack(list(group)) for _, group in groupby(pictures, key=lambda picture: picture.shape))
+        rows = [cut_patches(torch.from_numpy(stack).to(device), self._shape, dtype) for stack in alike]
+        grid = [patch_grid(picture.shape[0], picture.shape[1], self._shape) for picture in pictures]
+        return {"pixel_values": torch.cat(rows), "image_grid_thw": torch.tensor(grid, device=device)}
 
 
 def _within_memory(work: Callable[[], Result], what: str, device: torch.device) -> Result:

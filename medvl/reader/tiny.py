@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
+from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from medvl.bundled import bundled_path
 from medvl.planning.shape import ModelShape
@@ -216,13 +215,14 @@ def write_checkpoint(
         tokenizer.save_pretrained(draft)
         _write_json(draft / "preprocessor_config.json", _preprocessor_config(model.config))
         _write_json(draft / "medvl.json", preferences)
-        if not folder.exists():
-            shutil.move(draft, folder)
+        try:
+            draft.rename(folder)
+        except OSError:  # another process was first, unless there is still nothing
+            if not folder.exists():
+                raise
 
 
-def _generation_config(tokenizer: PreTrainedTokenizerFast) -> Any:
-    from transformers import GenerationConfig
-
+def _generation_config(tokenizer: PreTrainedTokenizerFast) -> GenerationConfig:
     ends = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
     return GenerationConfig(eos_token_id=ends, pad_token_id=ends[1], do_sample=False)
 

@@ -64,7 +64,7 @@ def locate_model(name: str, store: Path) -> ModelLocation:
     """Find a checkpoint on this machine without asking the hub: a folder, "demo", a copy in store, or the hub's cache.
 
     The demo model is built in store if medvl carries none; that alone imports torch.
-    Raises ModelError naming the ways to get it, or what is missing from it.
+    Raises ModelError naming the ways to get it, or what is missing from it; OutputError if the demo cannot be built.
     """
     found = find_model(name, store)
     if found is None:
@@ -107,7 +107,10 @@ def _demo_folder(store: Path) -> Path:
     if not built.is_dir():
         from medvl.reader.tiny import build_tiny_checkpoint
 
-        build_tiny_checkpoint(built)
+        try:
+            build_tiny_checkpoint(built)
+        except OSError as error:
+            raise OutputError(f"The demo model cannot be written to {store}: {error.strerror}") from error
     return built
 
 

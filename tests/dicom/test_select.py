@@ -61,7 +61,6 @@ def test_a_single_series_is_read(tmp_path):
         {"extra": {"AcquisitionTime": "101600"}},  # a minute after the first
         {"position": (-100.0, -100.0, 30.0)},  # the first ends at 7.5 mm
         {"count": 5},  # 10 mm of extent, of which the first covers 7.5
-        {"gap_at": 3, "count": 3, "series": "lung", "series_number": 2, "kernel": "LUNG"},
     ],
 )
 def test_what_the_chosen_series_does_not_cover_is_read_too(tmp_path, other):

@@ -3,9 +3,11 @@ from __future__ import annotations
 import json
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -98,14 +100,26 @@ def test_free_text_is_written_without_a_schema(load_tiny: Load) -> None:
     assert "<|" not in reading.text
 
 
-def test_colour_pictures_are_read_too(load_tiny: Load) -> None:
+def test_grey_and_the_same_in_colour_are_read_alike(load_tiny: Load) -> None:
     grey = make_request(1)
-    colour = make_request(1)
-    picture = grey.parts[1]
-    assert not isinstance(picture, str)
-    colour = type(grey)((grey.parts[0], picture[..., None].repeat(3, axis=2), *grey.parts[2:]), grey.json_schema, 120)
+    text, picture, *rest = grey.parts
+    colour = replace(grey, parts=(text, np.repeat(picture[..., None], 3, axis=2), *rest))
     (ours,), (theirs,) = load_tiny("fp32").read([colour]), load_tiny("fp32").read([grey])
     assert ours.text == theirs.text
+
+
+def test_a_read_only_flipped_view_is_read_like_its_copy(load_tiny: Load) -> None:
+    plain = make_request(1)
+    text, picture, *rest = plain.parts
+    upright = np.ascontiguousarray(picture[::-1])
+    upright.flags.writeable = False
+    view = replace(plain, parts=(text, upright[::-1], *rest))
+    assert load_tiny("fp32").read([view])[0].text == load_tiny("fp32").read([plain])[0].text
+
+
+def test_other_pictures_give_other_probabilities(load_tiny: Load) -> None:
+    ours, theirs = load_tiny("fp32").read([make_request(1, seed=1), make_request(1, seed=2)])
+    assert [token.probability for token in ours.tokens] != [token.probability for token in theirs.tokens]
 
 
 def test_no_requests_are_no_readings(load_tiny: Load) -> None:
@@ -179,11 +193,11 @@ def test_an_interrupt_while_reading_passes_through_and_the_reader_still_works(
     reader = load_tiny("fp32")
 
     def interrupt(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt("stop")
 
     with monkeypatch.context() as patched:
         patched.setattr(reader._grammars, "spell", interrupt)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt, match="stop"):
             reader.read([make_request(1, cap=3)])
     assert reader.read([make_request(1, cap=3)])[0].tokens
 

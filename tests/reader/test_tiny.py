@@ -40,9 +40,10 @@ def test_the_folder_is_an_ordinary_checkpoint(tiny_folder: Path) -> None:
 
 def test_a_folder_that_is_there_already_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
-    build_tiny_checkpoint(tmp_path / "model")
+    (tmp_path / "model" / "file").write_text("mine")
+    build_tiny_checkpoint(tmp_path / "model", corpus=["few words"])
     assert list(tmp_path.iterdir()) == [tmp_path / "model"]
-    assert list((tmp_path / "model").iterdir()) == []
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["file"]
 
 
 def test_digits_are_single_tokens_and_common_words_whole(tiny_folder: Path) -> None:

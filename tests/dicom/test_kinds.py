@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import pytest
+from pydicom.uid import (
+    BasicTextSRStorage,
+    SecondaryCaptureImageStorage,
+)
+
+from medvl.dicom.scan import scan
+from tests.builders import make_instance, uid, write_dataset, write_series
+from tests.dicom.scanning import SMALL, all_unread, only_series, reasons, scan_instance
+
+CAPTURE = "secondary capture (a picture of a screen or a paper)"
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({}, ""),
+        ({"image_type": ("DERIVED", "PRIMARY", "AXIAL")}, ""),
+        ({"image_type": ("DERIVED", "SECONDARY", "PROCESSED")}, ""),
+        ({"description": "Low dose chest"}, ""),
+        ({"image_type": ("ORIGINAL", "PRIMARY", "LOCALIZER")}, "scout (localizer)"),
+        ({"description": "Topogram 0.6 T20f"}, "scout (localizer)"),
+        ({"description": "Dose Report"}, "dose or protocol page"),
+        ({"image_type": ("DERIVED", "SECONDARY", "OTHER", "CT_SOM5 PROT")}, "dose or protocol page"),
+        (
+            {"image_type": ("DERIVED", "SECONDARY", "SCREEN SAVE")},
+            "secondary capture (a picture of a screen or a paper)",
+        ),
+        ({"sop_class": SecondaryCaptureImageStorage}, CAPTURE),
+        ({"sop_class": SecondaryCaptureImageStorage, "modality": "DX"}, ""),
+        ({"image_type": ("DERIVED", "SECONDARY", "MPR")}, "derived from other images (MPR)"),
+        ({"image_type": ("DERIVED", "SECONDARY", "AXIAL", "MIP")}, "derived from other images (MIP)"),
+        ({"extra": {"PhotometricInterpretation": "PALETTE COLOR"}}, "colour picture (PALETTE COLOR)"),
+        ({"modality": "US"}, CAPTURE),
+        ({"modality": "PT", "sop_class": "1.2.840.10008.5.1.4.1.1.128"}, "modality PT, read only when asked for"),
+    ],
+)
+def test_series_say_why_they_are_not_worth_reading(tmp_path, options, reason):
+    assert only_series(scan_instance(tmp_path, **options)).not_read_because == reason
+
+
+def test_objects_that_are_no_images_are_listed(tmp_path):
+    report = make_instance(stored=SMALL, sop_class=BasicTextSRStorage, modality="SR", extra={"PixelData": None})
+    write_dataset(tmp_path / "sr", report)
+    segmentation = make_instance(stored=SMALL, sop_class="1.2.840.10008.5.1.4.1.1.66.4", sop_uid=uid("seg"))
+    write_dataset(tmp_path / "seg", segmentation)
+    found = scan([tmp_path])
+    assert reasons(found) == ["not an image (Basic Text SR Storage)", "not an image (Segmentation Storage)"]
+    assert found.studies[0].series == ()
+
+
+def test_a_scout_stored_among_axial_slices_is_left_out_alone(tmp_path):
+    write_series(tmp_path, count=3)
+    scout = make_instance(
+        stored=SMALL, series_uid=uid("study", "series"), image_type=("ORIGINAL", "PRIMARY", "LOCALIZER")
+    )
+    write_dataset(tmp_path / "scout", scout)
+    found = scan([tmp_path])
+    assert (len(only_series(found).frames), only_series(found).not_read_because) == (3, "")
+    (unread,) = all_unread(found)
+    assert (unread.source.name, unread.reason, unread.series_uid) == (
+        "scout",
+        "scout (localizer)",
+        uid("study", "series"),
+    )
+
+
+def test_the_same_instance_twice_is_read_once(tmp_path):
+    (path,) = write_series(tmp_path / "a", count=1)
+    copy = tmp_path / "b" / "copy"
+    copy.parent.mkdir()
+    copy.write_bytes(path.read_bytes())
+    found = scan([tmp_path])
+    assert len(only_series(found).frames) == 1
+    assert reasons(found) == [f"duplicate of a/{path.name} (same SOP Instance UID)"]
