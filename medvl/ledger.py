@@ -22,7 +22,7 @@ from medvl.records import ReaderIdentity, Reading, Token
 
 FORMAT = 1
 
-UnreadFrame = tuple[str, int, str]  # SOP Instance UID, frame index, reason
+UnreadFrame = tuple[int, int, str]  # 0-based slab in the chunk, slice in the slab, reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,5 +109,5 @@ def _entry(stored: Mapping[str, Any]) -> Entry:
         reading=Reading(**{**reading, "tokens": tokens}),
         reader=ReaderIdentity(**{**reader, "versions": tuple((str(k), str(v)) for k, v in reader["versions"])}),
         silhouettes=tuple(each and (float(each[0]), float(each[1])) for each in stored["silhouettes"]),
-        unread=tuple((str(uid), int(index), str(reason)) for uid, index, reason in stored["unread"]),
+        unread=tuple((int(slab), int(part), str(reason)) for slab, part, reason in stored["unread"]),
     )

@@ -9,7 +9,7 @@ from medvl.records import ReaderIdentity, Reading, Token
 
 READING = Reading('{"findings": []}', (Token('{"', 0.75), Token("findings", 1.0)), True, 120, 0.5)
 READER = ReaderIdentity("demo", "abc", "int8", "CPU", "greedy", (("torch", "2.13.0"),))
-ENTRY = Entry(READING, READER, ((128.5, 200.0), None), (("1.2.3", 0, "truncated"),))
+ENTRY = Entry(READING, READER, ((128.5, 200.0), None), ((1, 0, "truncated"),))
 
 
 def test_an_entry_comes_back_as_it_was_saved(tmp_path):

@@ -36,10 +36,11 @@ class FrameError(PixelError):
     """A frame that cannot be turned into pixels, and which."""
 
     def __init__(self, frame: Frame, found: str, *, expected: str = "", todo: str = "") -> None:
-        """frame: the one at fault. Its file's name opens the message."""
+        """frame: the one at fault. Its file's name opens the message; `reason` goes without, for records."""
         place = frame.source.name if frame.layout.frame_count == 1 else f"{frame.source.name}, frame {frame.index + 1}"
         super().__init__(f"{place}: {found}", expected=expected, todo=todo or "Send or export the file again")
         self.frame = frame
+        self.reason = found
 
 
 def load_stored(frame: Frame) -> NDArray[Any]:

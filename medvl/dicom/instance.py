@@ -142,14 +142,14 @@ def _instance_of(source: Source, header: Header) -> Instance:
     try:
         layout, readable_count = _layout_of(header)
         frame_count = layout.frame_count
-        frames = _frames_of(source, dataset, layout, readable_count)
+        frames = _frames_of(source, header, layout, readable_count)
         if readable_count < frame_count:
             because = f"truncated: the pixels of {readable_count} of {frame_count} frames are there"
     except InputError as error:
         because = error.found
     return Instance(
         source=source,
-        sop_instance_uid=text(dataset, "SOPInstanceUID"),
+        sop_instance_uid=_sop_instance_uid(header),
         sop_class_uid=intern(text(dataset, "SOPClassUID") or text(header.meta, "MediaStorageSOPClassUID")),
         study=_study_facts(dataset),
         series=_series_facts(dataset),
@@ -241,11 +241,12 @@ def _readable_frame_count(layout: PixelLayout, pixel_count: int, size_bytes: int
     return min(readable, layout.frame_count)
 
 
-def _frames_of(source: Source, dataset: Dataset, layout: PixelLayout, count: int) -> tuple[Frame, ...]:
+def _frames_of(source: Source, header: Header, layout: PixelLayout, count: int) -> tuple[Frame, ...]:
     """Make the first `count` frames; those of an enhanced object take their own groups, then the shared one."""
+    dataset = header.dataset
     shared = items(dataset, "SharedFunctionalGroupsSequence")[:1]
     per_frame = items(dataset, "PerFrameFunctionalGroupsSequence")
-    base = _frame_base(source, dataset, layout)
+    base = _frame_base(source, header, layout)
     # Frames of a plain multi-frame object cannot all lie where its header says.
     fallback = dataset if layout.frame_count == 1 else Dataset()
 
@@ -271,12 +272,18 @@ def _frames_of(source: Source, dataset: Dataset, layout: PixelLayout, count: int
     return tuple(frame(index) for index in range(count))
 
 
-def _frame_base(source: Source, dataset: Dataset, layout: PixelLayout) -> Frame:
+def _sop_instance_uid(header: Header) -> str:
+    """De-identifiers empty (0008,0018) and forget its copy in the file meta group, (0002,0003)."""
+    return text(header.dataset, "SOPInstanceUID") or text(header.meta, "MediaStorageSOPInstanceUID")
+
+
+def _frame_base(source: Source, header: Header, layout: PixelLayout) -> Frame:
     """Make a frame of what all frames of an instance share."""
+    dataset = header.dataset
     return Frame(
         source=source,
         index=0,
-        sop_instance_uid=text(dataset, "SOPInstanceUID"),
+        sop_instance_uid=_sop_instance_uid(header),
         sop_class_uid=intern(text(dataset, "SOPClassUID")),
         rows=integer(dataset, "Rows") or 0,
         columns=integer(dataset, "Columns") or 0,

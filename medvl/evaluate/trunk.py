@@ -154,15 +154,19 @@ def _inside_cage(xp: Namespace, grid: Grid, thorax: Thorax, wall: Array) -> Arra
 
 def _cavity(xp: Namespace, grid: Grid, thorax: Thorax, wall: Array, spill: float) -> Array:
     """Return the share of both cavities; spill: how far their border is moved out, in widths of a blurred edge."""
-    from_middle = abs(grid.x - thorax.middle_x)
-    rise = _rise(xp, grid, thorax)
-    lean = 1.5 * rise**2 * thorax.cage_width / (thorax.cage_top - thorax.cage_widest) / xp.sqrt(1 - rise**3)
-    width = xp.sqrt(grid.blur_mm**2 + (grid.slab_mm * xp.clip(lean, 0, 3)) ** 2)
+    from_middle, width = abs(grid.x - thorax.middle_x), _wall_width(xp, grid, thorax)
     medial = _mediastinum(xp, grid, thorax) - from_middle
     floor = _diaphragm(xp, grid, thorax, from_middle) - grid.z
     through = xp.sqrt(grid.slab_mm**2 + grid.blur_mm**2)
     inside = edge(xp, xp.maximum(wall, medial) - spill * width, width) * edge(xp, floor - spill * through, through)
-    return inside * edge(xp, rise - 0.985, 0.02)
+    return inside * edge(xp, _rise(xp, grid, thorax) - 0.985, 0.02)
+
+
+def _wall_width(xp: Namespace, grid: Grid, thorax: Thorax) -> Array:
+    """Return the width of the cavities' blurred edge, which grows where the wall leans in towards the apex."""
+    rise = _rise(xp, grid, thorax)
+    lean = 1.5 * rise**2 * thorax.cage_width / (thorax.cage_top - thorax.cage_widest) / xp.sqrt(1 - rise**3)
+    return xp.sqrt(grid.blur_mm**2 + (grid.slab_mm * xp.clip(lean, 0, 3)) ** 2)
 
 
 def _mediastinum(xp: Namespace, grid: Grid, thorax: Thorax) -> Array:
@@ -198,11 +202,11 @@ def effusion_share(xp: Namespace, grid: Grid, thorax: Thorax, effusion: Effusion
     lateral wall, as a meniscus does. Both borders lie half a blurred edge further out than those of the lung painted
     before, or a dark rim of it would remain between fluid and wall.
     """
-    wall = cage_distance(xp, grid, thorax)
+    wall, width = cage_distance(xp, grid, thorax), _wall_width(xp, grid, thorax)
     fall = xp.clip((effusion.top - grid.z) / effusion.height_mm, 0, 1)
     depth = effusion.depth_mm * fall * (2 - fall)
     moved = grid._replace(x=grid.x + 0.25 * effusion.side * depth, y=grid.y + depth)
-    lung = edge(xp, cage_distance(xp, moved, thorax) - 0.5 * grid.blur_mm, grid.blur_mm)
+    lung = edge(xp, cage_distance(xp, moved, thorax) - 0.5 * width, width)
     own_side = xp.clip(effusion.side * (grid.x - thorax.middle_x), 0, 1)
     return own_side * xp.clip(_cavity(xp, grid, thorax, wall, spill=0.5) - lung, 0, 1)
 

@@ -18,11 +18,11 @@ from medvl.findings.impression import describe_findings, parse_impression, plain
 from medvl.findings.measure import Silhouette
 from medvl.findings.merge import merge_findings
 from medvl.findings.parse import ChunkContext, parse_reply
-from medvl.findings.schema import impression_schema
+from medvl.findings.schema import BOX_UNITS, impression_schema
 from medvl.pipeline.reading import ChunkReading, FrameKey, StudyReader, frame_key, slab_position_mm
 from medvl.pipeline.views import PlannedStudy, PlannedView
 from medvl.prompts import ImpressionFacts, Prompt
-from medvl.records import Finding, Frame, ParsedReply, Slab, Stack
+from medvl.records import Finding, Frame, ParsedReply, Stack, Unread
 from medvl.report.document import (
     Impression,
     KeyImage,
@@ -135,9 +135,8 @@ def report_series(
     A series that holds several stacks is reported once for each, since slices are numbered in their stack; frames
     outside every stack come with the first.
     """
-    reasons = _frames_failed(views) | {
-        (each.sop_instance_uid, each.frame_index): each.reason for each in planned.unread
-    }
+    left_out = {_unread_key(each): each.reason for each in planned.unread}
+    reasons = _frames_failed(views) | left_out
     read = _frames_read(views)
     reports = []
     for choice in planned.choices:
@@ -185,9 +184,12 @@ def _frames_failed(views: Sequence[ViewReadings]) -> dict[FrameKey, str]:
             )
             for slab in reading.chunk.slabs if reason else ():
                 failed.update({frame_key(each.frame): reason for each in slab.slices})
-            for uid, index, why in reading.entry.unread if reading.entry else ():
-                failed[uid, index] = why
+            failed.update({frame_key(each.frame): why for each, why in reading.unread})
     return failed
+
+
+def _unread_key(unread: Unread) -> FrameKey:
+    return str(unread.source.path), unread.source.member or "", unread.frame_index
 
 
 def _fates(
@@ -292,13 +294,8 @@ def gather_evidence(planned: PlannedStudy, findings: Sequence[Finding]) -> Evide
 
 
 def _key_image(planned: PlannedStudy, finding: Finding, files: dict[str, bytes]) -> KeyImage | None:
-    view = next(
-        each
-        for each in planned.views
-        if each.view.stack.series.uid == finding.series_uid and each.view.name == finding.view and _slab(each, finding)
-    )
-    slab = _slab(view, finding)
-    assert slab is not None
+    view = next(each for each in planned.views if each.view.name == finding.view and _is_of(each, finding))
+    slab = next(slab for slab in view.view.slabs if any(part.number == finding.key_slice for part in slab.slices))
     try:
         picture = render(slab, view.view.rendering, view.view.stack.turn)
     except FrameError:
@@ -314,13 +311,12 @@ def _key_image(planned: PlannedStudy, finding: Finding, files: dict[str, bytes])
         window=", ".join(window.label for window in view.view.rendering.windows),
         slice=finding.key_slice,
         position_mm=_millimetres(slab_position_mm(slab)) if view.view.stack.slice_spacing_mm else None,
-        box=(box.x1 / 1000, box.y1 / 1000, box.x2 / 1000, box.y2 / 1000),
+        box=(box.x1 / BOX_UNITS, box.y1 / BOX_UNITS, box.x2 / BOX_UNITS, box.y2 / BOX_UNITS),
     )
 
 
-def _slab(view: PlannedView, finding: Finding) -> Slab | None:
-    key = (finding.sop_instance_uid, finding.frame_index)
-    return next((slab for slab in view.view.slabs if any(frame_key(s.frame) == key for s in slab.slices)), None)
+def _is_of(view: PlannedView, finding: Finding) -> bool:
+    return view.view.stack.series.uid == finding.series_uid
 
 
 def _contact_sheet(view: PlannedView) -> bytes | None:

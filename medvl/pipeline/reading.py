@@ -13,8 +13,8 @@ from itertools import pairwise
 from typing import Any
 
 from medvl.dicom.frames import FrameError, pixel_digest
-from medvl.dicom.grey import GREY_VERSION, iter_pictures, render
-from medvl.errors import OutOfMemoryError, PixelError
+from medvl.dicom.grey import GREY_VERSION, iter_pictures
+from medvl.errors import OutOfMemoryError
 from medvl.findings.measure import Silhouette, find_silhouette
 from medvl.findings.schema import reply_schema
 from medvl.ledger import Entry, Ledger, UnreadFrame, entry_key
@@ -22,10 +22,10 @@ from medvl.pipeline.views import PlannedView
 from medvl.planning.chunks import halve_chunk, overlap_for
 from medvl.prompts import PromptText, ReadFacts
 from medvl.reader.protocol import Reader
-from medvl.records import Chunk, Frame, Picture, ReaderIdentity, Reading, Request, Slab, View
+from medvl.records import Chunk, Frame, Picture, ReaderIdentity, Reading, Request, Slab, Slice
 
 OpenReader = Callable[[], Reader]
-FrameKey = tuple[str, int]  # SOP Instance UID, frame index
+FrameKey = tuple[str, str, int]  # file, member of an archive, frame index; UIDs may be missing or repeated
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +39,22 @@ class ChunkReading:
 
     @property
     def shown(self) -> tuple[Slab, ...]:
-        """The slabs the model saw, in order: those of the chunk less the frames that could not be decoded."""
-        return _without_unread(self.chunk.slabs, self.entry.unread) if self.entry else ()
+        """The slabs the model saw, in order: those of the chunk less the slices that could not be decoded."""
+        if self.entry is None:
+            return ()
+        gone = {(slab, part) for slab, part, _ in self.entry.unread}
+        slabs = [
+            replace(slab, slices=tuple(each for j, each in enumerate(slab.slices) if (i, j) not in gone))
+            for i, slab in enumerate(self.chunk.slabs)
+        ]
+        return tuple(slab for slab in slabs if slab.slices)
+
+    @property
+    def unread(self) -> tuple[tuple[Slice, str], ...]:
+        """Slices of the chunk that could not be decoded, and why."""
+        if self.entry is None:
+            return ()
+        return tuple((self.chunk.slabs[i].slices[j], reason) for i, j, reason in self.entry.unread)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +72,18 @@ class StudyReader:
     """Reads the chunks of one study through its ledger; opens the model only when something is missing."""
 
     def __init__(
-        self, ledger: Ledger, identity: ReaderIdentity, open_reader: OpenReader, *, batch: int, max_new_tokens: int
+        self,
+        views: Sequence[PlannedView],
+        ledger: Ledger,
+        identity: ReaderIdentity,
+        open_reader: OpenReader,
+        *,
+        batch: int,
+        max_new_tokens: int,
     ) -> None:
+        """Look up which chunks of the views the ledger knows."""
         self._ledger = ledger
         self._open_reader = open_reader
-        self._batch = batch
         self._max_new_tokens = max_new_tokens
         self._facts = {
             "fingerprint": identity.fingerprint,
@@ -70,24 +91,33 @@ class StudyReader:
             "generation": identity.generation,
             "max_new_tokens": max_new_tokens,
         }
+        asked = [(question, ledger.find(question.key)) for question in self._questions(views, batch)]
+        self._known = [ChunkReading(question.planned, question.chunk, entry) for question, entry in asked if entry]
+        self._missing = [question for question, entry in asked if not entry]
 
-    def read(self, views: Sequence[PlannedView]) -> Iterator[ChunkReading]:
+    @property
+    def known_count(self) -> int:
+        """Chunks that earlier runs finished."""
+        return len(self._known)
+
+    def read(self) -> Iterator[ChunkReading]:
         """Yield each chunk as soon as its reading is in the ledger, known ones first.
 
         A chunk that does not fit into memory comes as two halves. Raises ModelError, OutputError.
         """
-        missing: list[_Question] = []
-        for question in self._questions(views):
-            entry = self._ledger.find(question.key)
-            if entry:
-                yield ChunkReading(question.planned, question.chunk, entry)
-            else:
-                missing.append(question)
-        yield from self._read_missing(missing)
-
-    def count_known(self, views: Sequence[PlannedView]) -> int:
-        """Count the chunks the ledger already answers."""
-        return sum(1 for question in self._questions(views) if self._ledger.find(question.key))
+        yield from self._known
+        # Groups are cut from the whole plan, not from what is missing: a resumed run pads as the first one did.
+        queue = deque(_grouped(self._missing))
+        while queue:
+            group = queue.popleft()
+            try:
+                yield from self._read_group(group)
+            except OutOfMemoryError as error:
+                parts = self._smaller(group)
+                if parts:
+                    queue.extendleft(reversed(parts))
+                else:
+                    yield ChunkReading(group[0].planned, group[0].chunk, None, f"it did not fit into memory: {error}")
 
     def ask(self, text: PromptText, schema: str, task: str) -> Entry:
         """Ask one question without pictures; the ledger answers if it can. Raises ModelError."""
@@ -101,13 +131,11 @@ class StudyReader:
             self._ledger.save(key, entry, facts)
         return entry
 
-    def _questions(self, views: Sequence[PlannedView]) -> Iterator[_Question]:
+    def _questions(self, views: Sequence[PlannedView], batch: int) -> Iterator[_Question]:
         digests = _digests(slab for planned in views for slab in planned.view.slabs)
-        index = 0
-        for planned in views:
-            for chunk in planned.view.chunks:
-                yield self._question(planned, chunk, index // self._batch, digests)
-                index += 1
+        chunks = [(planned, chunk) for planned in views for chunk in planned.view.chunks]
+        for index, (planned, chunk) in enumerate(chunks):
+            yield self._question(planned, chunk, index // batch, digests)
 
     def _question(self, planned: PlannedView, chunk: Chunk, batch: int, digests: dict[FrameKey, str]) -> _Question:
         view, text = planned.view, prompt_text(planned, chunk.slabs)
@@ -123,31 +151,16 @@ class StudyReader:
         }
         return _Question(planned, chunk, batch, entry_key(facts), facts)
 
-    def _read_missing(self, missing: Sequence[_Question]) -> Iterator[ChunkReading]:
-        # Batches are cut from the whole plan, not from what is missing: a resumed run pads as the first one did.
-        queue = deque(_grouped(missing))
-        while queue:
-            group = queue.popleft()
-            shown = [_show(question) for question in group]
-            try:
-                yield from self._read_group(group, shown)
-            except OutOfMemoryError as error:
-                parts = self._smaller(group)
-                if parts:
-                    queue.extendleft(reversed(parts))
-                else:
-                    yield ChunkReading(group[0].planned, group[0].chunk, None, f"it did not fit into memory: {error}")
-
-    def _read_group(self, group: Sequence[_Question], shown: Sequence[_Shown]) -> Iterator[ChunkReading]:
-        asked = [(question, each) for question, each in zip(group, shown, strict=True) if each.pictures]
+    def _read_group(self, group: Sequence[_Question]) -> Iterator[ChunkReading]:
+        asked = [(question, shown) for question in group if (shown := _show(question)).pictures]
         reader = self._open_reader() if asked else None
-        readings = reader.read([self._request(q.planned, each) for q, each in asked]) if reader else []
-        for (question, each), reading in zip(asked, readings, strict=True):
+        readings = reader.read([self._request(q.planned, shown) for q, shown in asked]) if reader else []
+        for (question, shown), reading in zip(asked, readings, strict=True):
             assert reader is not None
-            yield self._keep(question, each, reading, reader.identity)
-        for question, each in zip(group, shown, strict=True):
-            if not each.pictures:
-                yield ChunkReading(question.planned, question.chunk, None, each.unread[0][2])
+            yield self._keep(question, shown, reading, reader.identity)
+        for question in group:
+            if all(question is not each for each, _ in asked):
+                yield ChunkReading(question.planned, question.chunk, None, "none of its slices could be decoded")
 
     def _keep(self, question: _Question, shown: _Shown, reading: Reading, identity: ReaderIdentity) -> ChunkReading:
         entry = Entry(reading, identity, shown.silhouettes, shown.unread)
@@ -217,32 +230,26 @@ def _show(question: _Question) -> _Shown:
     view, unread = question.planned.view, list[UnreadFrame]()
     slabs, pictures = [], []
     rendered = iter_pictures(question.chunk.slabs, view.rendering, view.stack.turn)
-    for slab, picture in zip(question.chunk.slabs, rendered, strict=True):
-        rest = _render_rest(slab, view, picture, unread) if isinstance(picture, FrameError) else (slab, picture)
-        if rest:
-            slabs.append(rest[0])
-            pictures.append(rest[1])
+    for i, (slab, picture) in enumerate(zip(question.chunk.slabs, rendered, strict=True)):
+        kept: Slab | None = slab
+        while kept is not None and isinstance(picture, FrameError):
+            unread.append((i, _place_of(picture.frame, slab), picture.reason))
+            kept = _without(kept, picture.frame)
+            picture = next(iter_pictures([kept], view.rendering, view.stack.turn)) if kept else picture
+        if kept is not None and not isinstance(picture, FrameError):
+            slabs.append(kept)
+            pictures.append(picture)
     silhouettes = tuple(find_silhouette(picture.grey) for picture in pictures)
     return _Shown(tuple(slabs), tuple(pictures), silhouettes, tuple(unread))
 
 
-def _render_rest(slab: Slab, view: View, error: FrameError, unread: list[UnreadFrame]) -> tuple[Slab, Picture] | None:
-    """Render a slab from those of its frames that can be decoded; add the others to `unread`."""
-    while True:
-        unread.append((*frame_key(error.frame), str(error)))
-        slab = replace(slab, slices=tuple(each for each in slab.slices if each.frame is not error.frame))
-        if not slab.slices:
-            return None
-        try:
-            return slab, render(slab, view.rendering, view.stack.turn)
-        except FrameError as another:
-            error = another
+def _place_of(frame: Frame, slab: Slab) -> int:
+    return next(j for j, each in enumerate(slab.slices) if each.frame is frame)
 
 
-def _without_unread(slabs: Iterable[Slab], unread: Sequence[UnreadFrame]) -> tuple[Slab, ...]:
-    gone = {(uid, index) for uid, index, _ in unread}
-    kept = [replace(slab, slices=tuple(s for s in slab.slices if frame_key(s.frame) not in gone)) for slab in slabs]
-    return tuple(slab for slab in kept if slab.slices)
+def _without(slab: Slab, frame: Frame) -> Slab | None:
+    rest = tuple(each for each in slab.slices if each.frame is not frame)
+    return replace(slab, slices=rest) if rest else None
 
 
 def _digests(slabs: Iterable[Slab]) -> dict[FrameKey, str]:
@@ -253,14 +260,14 @@ def _digests(slabs: Iterable[Slab]) -> dict[FrameKey, str]:
 
 def frame_key(frame: Frame) -> FrameKey:
     """Return what tells a frame from every other of the study."""
-    return frame.sop_instance_uid, frame.index
+    return str(frame.source.path), frame.source.member or "", frame.index
 
 
 def _digest(frame: Frame) -> str:
     try:
         return pixel_digest(frame)
-    except PixelError as error:  # its reason is told when it cannot be rendered
-        return f"unreadable: {error.found}"
+    except FrameError as error:  # its reason is told when it cannot be rendered
+        return f"unreadable: {error.reason}"
 
 
 def _grouped(questions: Sequence[_Question]) -> list[list[_Question]]:

@@ -196,20 +196,21 @@ class _Reading:
         write_private(folder / PLAN_FILE, json.dumps({"chunk_length": self._plan.chunk_length}).encode())
 
     def finish(self) -> StudyOutcome:
+        views = self._planned.views
         reader = StudyReader(
+            views,
             self._ledger,
             self._identity,
             lambda: self._run.open_reader(self._model, self._plan),
             batch=self._plan.batch,
             max_new_tokens=self._model.max_new_tokens,
         )
-        views = self._planned.views
-        known = reader.count_known(views)
+        known = reader.known_count
         chunks = sum(len(view.view.chunks) for view in views)
         self._watcher.study_begins(self._planned.study.key, self._planned.slice_count, chunks, known)
         readings: list[ChunkReading] = []
         try:
-            for reading in reader.read(views):
+            for reading in reader.read():
                 readings.append(reading)
                 self._watcher.chunk_ends(len(reading.chunk.slabs), count_findings(reading))
         except KeyboardInterrupt:

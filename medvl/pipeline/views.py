@@ -86,7 +86,10 @@ def plan_views(study: Study, wanted: Wanted, prompts: Prompts) -> PlannedStudy:
             found, left_out = stack_series(choice.series)
             stacks += found
             unread += left_out
-            views += [view for stack in found for view in _views_of(study, stack, wanted, prompts)]
+            several = len(found) > 1
+            for i, stack in enumerate(found):
+                name = f"stack {i + 1}, " if several else ""  # a view's name tells its stack, too
+                views += _views_of(study, stack, name, wanted, prompts)
     return PlannedStudy(study, choices, tuple(stacks), tuple(views), tuple(unread))
 
 
@@ -100,14 +103,14 @@ def cut_chunks(planned: PlannedStudy, length: int) -> PlannedStudy:
     return replace(planned, views=views)
 
 
-def _views_of(study: Study, stack: Stack, wanted: Wanted, prompts: Prompts) -> list[PlannedView]:
+def _views_of(study: Study, stack: Stack, name: str, wanted: Wanted, prompts: Prompts) -> list[PlannedView]:
     prompt, reason = _prompt_for(study, stack.series, wanted, prompts)
     slab_mm = _slab_mm(wanted.slab, stack)
     cut = slabs(stack, slab_mm)
     names = prompt.windows or ("header",) if wanted.windows == ("auto",) else wanted.windows
     renderings = {tuple(w.label for w in r.windows): r for r in (_rendering(n, stack, wanted.size_px) for n in names)}
     return [
-        PlannedView(View(stack, rendering, cut, (), _view_name(rendering)), prompt, reason, slab_mm)
+        PlannedView(View(stack, rendering, cut, (), name + _view_name(rendering)), prompt, reason, slab_mm)
         for rendering in renderings.values()
     ]
 

@@ -189,7 +189,7 @@ def _within_memory(work: Callable[[], Result], what: str, device: torch.device) 
     _release()
     raise OutOfMemoryError(
         what,
-        expected=f"Free on {device} once all of it was given back: {_free_bytes(device) / 2**30:.1f} GiB",
+        expected=f"Free on {device} without them: {_free_bytes(device) / 2**30:.1f} GiB",
         todo="Choose a smaller --chunk, --batch, --size or --precision, or a smaller model",
     )
 

@@ -71,7 +71,7 @@ def test_probabilities_and_choices_are_those_of_the_plain_model(load_tiny: Load)
     (reading,) = reader.read([request])
     ids = torch.tensor([reader._prompt_ids(request)])
     inputs = reader._inputs(ids.tolist(), [request])
-    allowed = reader._grammars.start([None]).allowed([0], torch.device("cpu"))[0]
+    allowed = reader._grammars.start([None]).allowed([0], reader._model.device)[0]
     with torch.inference_mode():
         scores = reader._model(**inputs).logits[0, -1].masked_fill(~allowed, -torch.inf)
     best = scores.softmax(-1).max(-1)
