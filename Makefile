@@ -34,5 +34,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
+sample: $(INSTALLED)
+	$(BIN)/python -m medvl.evaluate.sample sample_data
+
 clean:
 	rm -rf $(VENV)

@@ -205,7 +205,6 @@ class Stack:
     gaps: tuple[Gap, ...] = ()
     tilt_degrees: float = 0.0
     notes: tuple[str, ...] = ()  # unusual but readable; printed in the report
-    unread: tuple[Unread, ...] = ()  # frames of the series left out of this stack
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +226,6 @@ class Rendering:
 
     windows: tuple[Window, ...]  # one: a grey picture; three: red, green, blue
     size_px: int  # side of the square picture, a multiple of 32
-    invert_unwindowed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

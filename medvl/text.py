@@ -1,8 +1,11 @@
-"""Text that came from outside, made harmless: replies of a model, values of a header."""
+"""Text that came from outside, made harmless: replies of a model, values of a header, names of files."""
 
 from __future__ import annotations
 
+import re
 import unicodedata
+
+_PLAIN = re.compile(r"[!-~]+( [!-~]+)*")
 
 
 def clean_text(text: str, limit: int) -> str:
@@ -11,6 +14,8 @@ def clean_text(text: str, limit: int) -> str:
     Control, bidirectional, zero-width, private and lone surrogate characters go (Unicode categories C*), and so do
     the marks that chat forms are built from: "<|" opens every special token of Qwen's tokenizer.
     """
+    if len(text) <= limit and "|" not in text and _PLAIN.fullmatch(text):
+        return text  # nearly every header value; ten thousand files have a quarter of a million of them
     line = "".join(" " if character.isspace() else character for character in text[: 8 * limit])
     shown = "".join(character for character in line if not unicodedata.category(character).startswith("C"))
     words = " ".join(shown.replace("<|", "").replace("|>", "").split())

@@ -157,7 +157,7 @@ def demo(
         from medvl.bundled import bundled_path
 
         settings = flags.build_settings(output=output, model="demo", force=force)
-        _read_studies([bundled_path("sample_data")], settings, said)
+        _read_studies([bundled_path("sample_data") / "chest_ct"], settings, said)
 
 
 def _read_studies(paths: list[Path], settings: Settings, said: Output) -> None:

@@ -12,12 +12,14 @@ from pydicom.dataset import Dataset
 from pydicom.valuerep import PersonName
 
 from medvl.dicom.header import BROKEN
-from medvl.dicom.text import clean_text, display_name
+from medvl.text import clean_text
+
+LONGEST_TEXT = 1024  # no short text of DICOM may be longer (PS3.5 table 6.2-1, ST)
 
 
 def texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
     """Read every value of an element as cleaned text."""
-    return tuple(clean_text(str(value)) for value in _values(dataset, keyword))
+    return tuple(clean_text(str(value), LONGEST_TEXT) for value in _values(dataset, keyword))
 
 
 def text(dataset: Dataset, keyword: str) -> str:
@@ -46,11 +48,8 @@ def integer(dataset: Dataset, keyword: str) -> int | None:
 
 
 def person(dataset: Dataset, keyword: str) -> str:
-    """Read a person's name in display form."""
-    value = next(iter(_values(dataset, keyword)), "")
-    if isinstance(value, PersonName):
-        return display_name(value.alphabetic, value.ideographic)
-    return display_name(str(value))
+    """Read a person's name as stored: `Family^Given^Middle=ideographic=phonetic` (PS3.5 6.2.1), or ""."""
+    return clean_text(str(next(iter(_values(dataset, keyword)), "")), LONGEST_TEXT)
 
 
 def items(dataset: Dataset, keyword: str) -> tuple[Dataset, ...]:

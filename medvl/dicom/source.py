@@ -18,9 +18,9 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 
 from medvl.dicom.header import BROKEN, read_header
-from medvl.dicom.text import clean_text
 from medvl.errors import InputError
 from medvl.records import Source, Unread
+from medvl.text import clean_text
 
 MAX_MEMBERS = 200_000  # of one archive
 MAX_MEMBER_BYTES = 4 * 1024**3  # once inflated
@@ -37,13 +37,13 @@ def find_sources(paths: Sequence[Path]) -> Iterator[Source | Unread]:
     for path in paths:
         if not path.exists():
             raise InputError(
-                f"There is no {clean_text(str(path))}",
+                f"There is no {_shown(str(path))}",
                 expected="A folder, a DICOM file, a DICOMDIR or a zip is needed",
                 todo="Check the path",
             )
         prefix = f"{path.resolve().name}/" if len(paths) > 1 and path.is_dir() else ""
         for file, name in _find_files(path):
-            shown = prefix + clean_text(name)
+            shown = prefix + _shown(name)
             if isinstance(file, str):
                 yield Unread(Source(path, shown), file)
             else:
@@ -122,7 +122,7 @@ def _sources_of(source: Source) -> Iterator[Source | Unread]:
 
 
 def _member_source(archive: Source, member: zipfile.ZipInfo) -> Source | Unread:
-    source = Source(archive.path, f"{archive.name}/{clean_text(member.filename)}", member.filename)
+    source = Source(archive.path, f"{archive.name}/{_shown(member.filename)}", member.filename)
     if member.flag_bits & 0x1:
         return Unread(source, "encrypted in the zip archive")
     if member.file_size > MAX_MEMBER_BYTES:
@@ -166,3 +166,7 @@ def _referenced_files(index: Path) -> list[tuple[str, ...]]:
             f"{index.name} cannot be read ({type(error).__name__})", todo="Name its folder instead"
         ) from error
     return [(r,) if isinstance(r, str) else tuple(map(str, r)) for r in references if r]
+
+
+def _shown(name: str) -> str:
+    return clean_text(name, 1024)

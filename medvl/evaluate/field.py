@@ -18,7 +18,9 @@ from medvl.evaluate.shapes import Airway, Array, Grid, Namespace, Nodule, Organ,
 from medvl.evaluate.trunk import Effusion, Fluid, Spine, Thorax, paint_lungs, paint_trunk
 
 LUNG_VESSELS = 2 * (255 + 127)  # in each lung, arteries with 128 tips and veins with 64
-GROUP = 8  # shapes painted by one call; small enough to compile in seconds
+# Shapes painted by one call: few enough to compile in seconds. Counts are multiples of it where they exceed it, so that
+# a kind is compiled once.
+GROUP = 8
 _FAR_MM = 1e5
 
 
@@ -40,11 +42,11 @@ class Scene(NamedTuple):
 COUNTS: dict[str, tuple[type[Any], int]] = {
     "thorax": (Thorax, 1),
     "effusion": (Effusion, 1),
-    "organs": (Organ, 7),
-    "heart": (Organ, 6),
-    "great_vessels": (Vessel, 22),
+    "organs": (Organ, 8),
+    "heart": (Organ, 8),
+    "great_vessels": (Vessel, 24),
     "trachea": (Airway, 3),
-    "airways": (Airway, 30),
+    "airways": (Airway, 32),
     "spine": (Spine, 1),
     "nodules": (Nodule, 4),
     "vessels": (Vessel, LUNG_VESSELS),

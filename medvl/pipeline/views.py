@@ -5,7 +5,6 @@ Decides from headers; only a percentile window needs pixels. Knows no model and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from medvl.dicom.geometry import auto_slab_mm, slabs, stack_series
@@ -159,8 +158,3 @@ def _slab_mm(wish: str, stack: Stack) -> float | None:
             todo="Choose for instance --slab 3",
         )
     return thickness
-
-
-def unread_series(choices: Sequence[Choice]) -> tuple[Choice, ...]:
-    """Return the choices that are listed but not read."""
-    return tuple(choice for choice in choices if not choice.read)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 from medvl.records import Chunk, Slab
 
@@ -44,11 +43,3 @@ def _starts(count: int, length: int, overlap: int) -> list[int]:
     chunks = max(1, -(-(count - overlap) // step))
     # Equal shares of what lies outside the last overlap; rounding keeps each share within `step`.
     return [i * (count - overlap) // chunks for i in range(chunks)]
-
-
-def covers_all(chunks: Sequence[Chunk], slabs: Sequence[Slab]) -> bool:
-    """Tell whether the chunks hold every slab, in order, without a hole."""
-    numbers = [[slab.number for slab in chunk.slabs] for chunk in chunks]
-    joined = sorted({number for chunk in numbers for number in chunk})
-    touching = all(after[0] <= before[-1] + 1 for before, after in pairwise(numbers))
-    return touching and joined == [slab.number for slab in slabs]

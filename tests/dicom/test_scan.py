@@ -49,20 +49,19 @@ def test_studies_without_any_identity_do_not_mix(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("charset", "name", "shown"),
+    ("charset", "name", "read"),
     [
-        (None, "Doe^Jane^Q", "Doe, Jane Q"),
-        (None, "Doe", "Doe"),
-        (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎", "Yamada, Tarou (山田 太郎)"),
-        ("ISO_IR 192", "=王^小东", "王 小东"),
-        ("ISO_IR 192", "Do\u202ee\x1b^J\u200fane\x07", "Doe, Jane"),
-        ("ISO_IR 192", "<b>Doe</b>^", "<b>Doe</b>"),  # escaping is the page's work
+        (None, "Doe^Jane^Q", "Doe^Jane^Q"),
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎", "Yamada^Tarou=山田^太郎"),
+        ("ISO_IR 192", "=王^小东", "=王^小东"),
+        ("ISO_IR 192", "Do\u202ee\x07^J\u200fane\x07", "Doe^Jane"),
+        ("ISO_IR 192", "<b>Doe</b>^", "<b>Doe</b>^"),  # escaping is the page's work
     ],
 )
-def test_names_of_any_script_are_shown_without_control_characters(tmp_path, charset, name, shown):
+def test_names_of_any_script_are_read_without_control_characters(tmp_path, charset, name, read):
     extra = {"SpecificCharacterSet": charset} if charset else {}
     found = scan_instance(tmp_path, patient_name=name, extra=extra)
-    assert found.studies[0].patient.name == shown
+    assert found.studies[0].patient.name == read
 
 
 # --- hostile and broken -----------------------------------------------------------------------------------------------
