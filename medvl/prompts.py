@@ -24,6 +24,7 @@ from medvl.settings import Language
 from medvl.text import clean_text
 
 if TYPE_CHECKING:
+    from jinja2 import Template
     from jinja2.sandbox import SandboxedEnvironment
 
 Task = Literal["read", "impression"]
@@ -371,6 +372,11 @@ def _matches(term: str, word: str) -> bool:
 # --- templates -----------------------------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=256)  # a study fills the same few templates for every chunk
+def _template(text: str) -> Template:
+    return _environment().from_string(text)
+
+
 @lru_cache(maxsize=1)
 def _environment() -> SandboxedEnvironment:
     # Imported on first use: `medvl inspect` chooses prompts without ever filling one in.
@@ -384,7 +390,7 @@ def _fill(template: str, known: dict[str, Any], file: str) -> str:
     from jinja2 import TemplateError
 
     try:
-        return _environment().from_string(template).render(known).strip()
+        return _template(template).render(known).strip()
     except (TemplateError, TypeError, ValueError, ArithmeticError) as error:
         raise SettingsError(
             f"{file} cannot be filled in ({error})",

@@ -8,16 +8,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar, get_args
 
 import numpy as np
 
 from medvl.evaluate.curves import Calibration, FrocPoint, calibrate, froc
 from medvl.evaluate.match import EFFUSION, Match, Matching, is_target, match_findings
+from medvl.evaluate.phantoms import LesionKind
 from medvl.evaluate.write import TrueLesion, Truth
 from medvl.findings.wording import are_compatible
 from medvl.records import Finding
 from medvl.report.document import ReportDocument
 
+_Item = TypeVar("_Item")
 _Z95 = 1.959964  # of the normal distribution
 _SIZES_MM = ((0, 6, "below 6 mm"), (6, 10, "6 to 10 mm"), (10, 20, "10 to 20 mm"), (20, math.inf, "20 mm and more"))
 
@@ -49,7 +52,6 @@ class CaseReading:
     truth: Truth
     findings: tuple[Finding, ...]
     complete: bool  # every slice was read
-    slice_count: int
     reply_count: int
     mended_count: int  # replies that were cut, repaired or dropped
     seconds: float | None  # of the model; None if there is no report
@@ -92,13 +94,12 @@ class Score:
 def case_reading(truth: Truth, document: ReportDocument | None) -> CaseReading:
     """Take from a report what is scored; None: the study could not be read, and all its lesions are missed."""
     if document is None:
-        return CaseReading(truth, (), False, 0, 0, 0, None)
+        return CaseReading(truth, (), False, 0, 0, None)
     views = [view for series in document.series for view in series.views]
     return CaseReading(
         truth=truth,
         findings=document.findings,
         complete=document.status == "complete",
-        slice_count=sum(len(series.slices) for series in document.series if series.chosen),
         reply_count=sum(view.chunk_count for view in views),
         # A problem begins with its chunk's number; one reply may have several.
         mended_count=sum(len({problem.partition(":")[0] for problem in view.problems}) for view in views),
@@ -119,7 +120,7 @@ def score_cases(cases: Sequence[CaseReading]) -> Score:
         complete=_share(cases, lambda case: case.complete),
         sensitivity=_found(matchings, is_target),
         by_size=tuple(_size_group(matchings, *size) for size in _SIZES_MM),
-        by_kind=_kind_groups(matchings),
+        by_kind=tuple(_kind_group(matchings, kind) for kind in get_args(LesionKind)),
         finding_count=len(matches) + false_count,
         false_count=false_count,
         duplicate_count=sum(each.duplicate_count for each in matchings),
@@ -159,7 +160,7 @@ def spread(values: Iterable[float]) -> Spread:
     return Spread(len(known), float(np.median(known)), float(np.percentile(known, 95)))
 
 
-def _share[Item](items: Sequence[Item], good: Callable[[Item], bool]) -> Proportion:
+def _share(items: Sequence[_Item], good: Callable[[_Item], bool]) -> Proportion:
     return proportion(sum(map(good, items)), len(items))
 
 
@@ -176,10 +177,8 @@ def _size_group(matchings: Sequence[Matching], least_mm: float, below_mm: float,
     return Group(name, _found(matchings, counts))
 
 
-def _kind_groups(matchings: Sequence[Matching]) -> tuple[Group, ...]:
-    matched = {match.lesion.kind for each in matchings for match in each.matches}
-    kinds = sorted(matched | {lesion.kind for each in matchings for lesion in each.missed})
-    return tuple(Group(kind, _found(matchings, lambda lesion, kind=kind: lesion.kind == kind)) for kind in kinds)
+def _kind_group(matchings: Sequence[Matching], kind: LesionKind) -> Group:
+    return Group(kind, _found(matchings, lambda lesion: lesion.kind == kind))
 
 
 def _diameter_error_mm(match: Match) -> float | None:
