@@ -19,8 +19,8 @@ class Device:
 
 
 def find_device() -> Device:
-    """Return the GPU with the most free memory, or the host if there is none."""
-    return max(_gpus(), key=lambda gpu: gpu.free_bytes, default=_host())
+    """Return the first GPU, which is the one the local reader uses, or the host if there is none."""
+    return next(iter(_gpus()), _host())
 
 
 def _gpus() -> list[Device]:

@@ -51,14 +51,14 @@ class Load:
 
 def predict_memory(shape: ModelShape, precision: Precision, load: Load, *, cuda: bool) -> Memory:
     """Predict the memory of one call of the stock model."""
-    value_bytes = 4 if precision == "fp32" else 2
+    value_bytes = _value_bytes(precision, cuda=cuda)
     tokens = load.rows * load.prompt_tokens
     patches = load.rows * load.pictures * (load.size_px // shape.patch_px) ** 2
     mask_bytes = load.rows * load.prompt_tokens**2 * value_bytes
     prefill = tokens * _text_activation_values(shape) * value_bytes + mask_bytes
     vision = patches * _vision_activation_values(shape) * value_bytes
     return Memory(
-        weights_bytes=weights_bytes(shape, precision),
+        weights_bytes=weights_bytes(shape, precision, cuda=cuda),
         cache_bytes=shape.cache_bytes_per_token(value_bytes) * load.rows * (load.prompt_tokens + load.new_tokens),
         activation_bytes=int(max(prefill, vision) * (_INT8_ACTIVATIONS if precision == "int8" else 1)),
         logits_bytes=load.rows * shape.vocab * 4 * 3,  # float32 logits, masked copy, softmax
@@ -66,11 +66,16 @@ def predict_memory(shape: ModelShape, precision: Precision, load: Load, *, cuda:
     )
 
 
-def weights_bytes(shape: ModelShape, precision: Precision) -> int:
+def weights_bytes(shape: ModelShape, precision: Precision, *, cuda: bool) -> int:
     """Return the bytes of the weights once loaded: only the text model's Linear layers are quantised."""
-    value_bytes = 4 if precision == "fp32" else 2
     full = shape.parameters - shape.text_linear_parameters
-    return int(shape.text_linear_parameters * _LINEAR_BYTES[precision] + full * value_bytes)
+    linear = shape.text_linear_parameters * _LINEAR_BYTES[precision]
+    return int(linear + full * _value_bytes(precision, cuda=cuda))
+
+
+def _value_bytes(precision: Precision, *, cuda: bool) -> int:
+    """Bytes of everything that is not quantised. Many CPUs emulate bf16, so the reader uses float32 there."""
+    return 2 if precision == "bf16" or (cuda and precision != "fp32") else 4
 
 
 def _text_activation_values(shape: ModelShape) -> int:

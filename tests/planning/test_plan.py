@@ -26,7 +26,7 @@ def test_predicted_peaks_are_above_the_measured_ones_and_near(precision, measure
 
 @pytest.mark.parametrize(("precision", "gib"), [("bf16", 16.3), ("nf4", 7.0), ("int8", 9.9)])
 def test_weights_of_the_8b_take_what_they_take(precision, gib):
-    assert weights_bytes(SHAPE_8B, precision) / GIB == pytest.approx(gib, abs=0.1)
+    assert weights_bytes(SHAPE_8B, precision, cuda=True) / GIB == pytest.approx(gib, abs=0.1)
 
 
 def test_a_slice_of_512_costs_36_mebibytes_of_cache():
