@@ -99,8 +99,12 @@ def _overlap(one: Box, other: Box) -> float:
 
 
 def _fuse(group: Sequence[Finding]) -> Finding:
-    """Return one finding that speaks for the group: the most confident one's picture and words, everyone's slices."""
-    key = max(group, key=_trust)
+    """Return one finding that speaks for the group.
+
+    Picture, place and words are those of the largest box: a chunk that ends inside a lesion sees only its rim, however
+    sure it is. Slices are everyone's, probabilities the highest.
+    """
+    key = max(group, key=_seen)
     if len(group) == 1:
         return key
     extents = [finding.extent_mm for finding in group if finding.extent_mm is not None]
@@ -111,6 +115,8 @@ def _fuse(group: Sequence[Finding]) -> Finding:
         last_slice=max(finding.last_slice for finding in group),
         extent_mm=extent,
         depth_mm=extent and extent[1] - extent[0],
+        confidence=_highest(finding.confidence for finding in group),
+        wording_probability=_highest(finding.wording_probability for finding in group),
         chunks=tuple(sorted({chunk for finding in group for chunk in finding.chunks})),
         notes=_notes(key, sorted(group, key=_order)),
     )
@@ -131,8 +137,12 @@ def _notes(key: Finding, group: Sequence[Finding]) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*key.notes, *inherited, *other_words, *other_sides)))
 
 
-def _trust(finding: Finding) -> tuple[object, ...]:
-    return (finding.confidence or 0.0, finding.wording_probability or 0.0, _order(finding))
+def _seen(finding: Finding) -> tuple[object, ...]:
+    return (_area(finding.box), finding.confidence or 0.0, finding.wording_probability or 0.0, _order(finding))
+
+
+def _highest(probabilities: Iterable[float | None]) -> float | None:
+    return max((each for each in probabilities if each is not None), default=None)
 
 
 def _order(finding: Finding) -> tuple[object, ...]:

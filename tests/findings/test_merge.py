@@ -181,3 +181,14 @@ def test_merging_never_adds_findings_and_never_loses_a_slice(findings: list[Find
     assert len(merged) <= len(findings)
     for finding in findings:
         assert any(one.first_slice <= finding.first_slice and finding.last_slice <= one.last_slice for one in merged)
+
+
+def test_a_chunk_that_saw_only_the_rim_does_not_decide_the_place() -> None:
+    rim = make_finding(
+        first_slice=12, last_slice=12, key_slice=12, box=Box(234, 414, 246, 426), confidence=0.99, chunks=(0,)
+    )
+    whole = make_finding(
+        first_slice=12, last_slice=16, key_slice=14, box=Box(220, 410, 260, 430), confidence=0.5, chunks=(1,)
+    )
+    [merged] = merge_findings([rim, whole])
+    assert (merged.key_slice, merged.box, merged.confidence, merged.chunks) == (14, whole.box, 0.99, (0, 1))
