@@ -68,7 +68,8 @@ class Ledger:
         """
         document = {"format": FORMAT, "key": key, "facts": dict(facts), **asdict(entry)}
         document["reading"]["tokens"] = [list(token) for token in entry.reading.tokens]
-        text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+        # ASCII, since a reply cut inside a character may hold half of a surrogate pair.
+        text = json.dumps(document, separators=(",", ":"))
         write_private(self._path(key), text.encode())
 
     def clear(self) -> None:

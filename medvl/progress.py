@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -16,6 +15,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from medvl.pipeline.watch import Silence, Watcher
+from medvl.text import counted
+
 _PLAIN_EVERY_S = 5.0
 
 
@@ -25,7 +27,7 @@ class TerminalWatcher:
     def __init__(self, console: Console) -> None:
         self._bars = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[extra]}"),
@@ -34,7 +36,7 @@ class TerminalWatcher:
             transient=True,
         )
         self._tasks: dict[str, TaskID] = {}
-        self._rate = _Rate()
+        self._rate = _Rate(0)
         self._bars.start()
 
     def scanned(self, file_count: int) -> None:
@@ -45,9 +47,8 @@ class TerminalWatcher:
         """Begin a bar of chunks."""
         self._drop("scan")
         self._drop("chunks")
-        self._rate = _Rate()
-        known = f", {chunks_known} chunks known from an earlier run" if chunks_known else ""
-        self._bars.console.print(f"Study {key}: {slice_count} slices in {chunk_count} chunks{known}", highlight=False)
+        self._rate = _Rate(chunks_known)
+        self.note(_study_line(key, slice_count, chunk_count, chunks_known))
         self._show("chunks", "Reading", chunk_count, 0)
 
     def model_loads(self, model: str, fraction: float) -> None:
@@ -55,6 +56,7 @@ class TerminalWatcher:
         self._show("load", f"Loading {model}", 100, round(100 * fraction))
         if fraction >= 1:
             self._drop("load")
+            self._rate.begin()
 
     def chunk_ends(self, slice_count: int, finding_count: int) -> None:
         """Move the bar of chunks by one."""
@@ -90,30 +92,33 @@ class PlainWatcher:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._said = 0.0
+        self._said = time.monotonic()
         self._chunks = self._done = 0
-        self._rate = _Rate()
+        self._rate = _Rate(0)
+        self._loading = False
 
     def scanned(self, file_count: int) -> None:
         """Say the number of files, at intervals."""
-        self._sometimes(f"Scanning: {file_count} files")
+        self._sometimes(f"Scanning: {counted(file_count, 'file')}")
 
     def study_begins(self, key: str, slice_count: int, chunk_count: int, chunks_known: int) -> None:
         """Say what the study holds."""
-        self._chunks, self._done, self._rate = chunk_count, 0, _Rate()
-        known = f", {chunks_known} chunks known from an earlier run" if chunks_known else ""
-        self.note(f"Study {key}: {slice_count} slices in {chunk_count} chunks{known}")
+        self._chunks, self._done, self._rate = chunk_count, 0, _Rate(chunks_known)
+        self.note(_study_line(key, slice_count, chunk_count, chunks_known))
 
     def model_loads(self, model: str, fraction: float) -> None:
         """Say that loading begins and ends."""
-        if fraction in (0, 1):
-            self.note(f"{'Loading' if fraction == 0 else 'Loaded'} {model}")
+        if not self._loading:
+            self.note(f"Loading {model}")
+        self._loading = fraction < 1
+        if fraction >= 1:
+            self._rate.begin()
 
     def chunk_ends(self, slice_count: int, finding_count: int) -> None:
         """Say how far reading has come, at intervals."""
         self._done += 1
         self._rate.add(slice_count, finding_count)
-        self._sometimes(f"Read {self._done} of {self._chunks} chunks, {self._rate.text}")
+        self._sometimes(f"Read {self._done} of {counted(self._chunks, 'chunk')}, {self._rate.text}")
 
     def study_ends(self, key: str) -> None:
         """Say that the report is written."""
@@ -132,27 +137,42 @@ class PlainWatcher:
             self.note(text)
 
 
-class _Rate:
-    """Slices per second and findings since a study began."""
+def _study_line(key: str, slice_count: int, chunk_count: int, chunks_known: int) -> str:
+    known = f", {counted(chunks_known, 'chunk')} known from an earlier run" if chunks_known else ""
+    return f"Study {key}: {counted(slice_count, 'slice')} in {counted(chunk_count, 'chunk')}{known}"
 
-    def __init__(self) -> None:
-        self._began = time.monotonic()
+
+class _Rate:
+    """Slices per second of this run's own reading, and all findings of a study.
+
+    known: chunks of an earlier run; they come first, and in no time.
+    """
+
+    def __init__(self, known: int) -> None:
+        self._known = known
         self._slices = self._findings = 0
+        self.begin()
+
+    def begin(self) -> None:
+        """Start the clock: neither loading nor known chunks count."""
+        self._began = time.monotonic()
 
     def add(self, slices: int, findings: int) -> None:
-        self._slices += slices
         self._findings += findings
+        if self._known:
+            self._known -= 1
+            self.begin()
+        else:
+            self._slices += slices
 
     @property
     def text(self) -> str:
         seconds = max(time.monotonic() - self._began, 1e-3)
-        return f"{self._slices / seconds:.1f} slices/s, {self._findings} findings so far"
+        return f"{self._slices / seconds:.1f} slices/s, {counted(self._findings, 'finding')} so far"
 
 
-def make_watcher(console: Console, *, quiet: bool) -> Any:
+def make_watcher(console: Console, *, quiet: bool) -> Watcher:
     """Return the watcher that suits where stderr goes."""
-    from medvl.pipeline.watch import Silence
-
     if quiet:
         return Silence()
     return TerminalWatcher(console) if console.is_terminal else PlainWatcher(console)

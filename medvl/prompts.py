@@ -1,6 +1,6 @@
 """Prompts as files: `prompts/*.md`, YAML front matter and Jinja2 text, one file per task and language.
 
-A prompt for reading has an instruction and a query, parted by a line `[[PICTURES]]`. The model sees the instruction,
+A prompt with pictures has an instruction and a query, parted by a line `[[PICTURES]]`. The model sees the instruction,
 then every picture followed by its label, then the query: with the query first, Qwen3-VL answers before it has looked.
 Nothing here knows a model, a window's numbers or a reply.
 """
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from jinja2 import Template
     from jinja2.sandbox import SandboxedEnvironment
 
-Task = Literal["read", "impression"]
+Task = Literal["read", "look", "impression"]
 Kernel = Literal["sharp", "soft", "any"]
 
 MARKER = "[[PICTURES]]"
@@ -59,6 +59,16 @@ class ReadFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class LookFacts:
+    """What a prompt for a second look may mention, each by its field's name."""
+
+    observation: str  # asked about; lies in the middle of the pictures if it is there
+    slice_count: int = 1
+    modality: str = ""
+    window: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ImpressionFacts:
     """What a prompt for the impression may mention, each by its field's name."""
 
@@ -68,6 +78,10 @@ class ImpressionFacts:
     slices_found: int
     modality: str = ""
     body_part: str = ""
+
+
+Facts = ReadFacts | LookFacts | ImpressionFacts
+_FACTS_OF: dict[Task, type[Any]] = {"read": ReadFacts, "look": LookFacts, "impression": ImpressionFacts}
 
 
 class _LabelFacts(NamedTuple):
@@ -112,7 +126,7 @@ class Prompt:
         """Whether this prompt serves where no region is known: it looks for no words."""
         return self.task == "read" and not self.words
 
-    def render(self, facts: ReadFacts | ImpressionFacts, positions_mm: Sequence[float | None] = ()) -> PromptText:
+    def render(self, facts: Facts, positions_mm: Sequence[float | None] = ()) -> PromptText:
         """Fill in the templates.
 
         positions_mm: of each picture along the stack's normal, None without geometry; one label is made for each.
@@ -121,7 +135,7 @@ class Prompt:
         known = {name: _safe(value) for name, value in asdict(facts).items()}
         if isinstance(facts, ImpressionFacts):
             known["findings"] = facts.findings  # many lines of medvl's own, cleaned when they were parsed
-        plane = facts.plane if isinstance(facts, ReadFacts) else ""
+        plane = getattr(facts, "plane", "axial")
         return PromptText(
             _fill(self.instruction, known, self.file),
             tuple(
@@ -180,7 +194,7 @@ def check_prompt(path: Path, language: Language = "en") -> Prompt:
     Raises SettingsError naming the file, and the placeholder and those that may be used where one is unknown.
     """
     prompt = _parse_file(path, language)
-    known = _field_names(ImpressionFacts if prompt.task == "impression" else ReadFacts)
+    known = _field_names(_FACTS_OF[prompt.task])
     for template in (prompt.instruction, prompt.query):
         _check_placeholders(template, known, prompt.file)
     _check_placeholders(prompt.label, _LabelFacts._fields, prompt.file)
@@ -189,9 +203,11 @@ def check_prompt(path: Path, language: Language = "en") -> Prompt:
     return prompt
 
 
-def _trial_facts(task: Task) -> Iterable[tuple[ReadFacts | ImpressionFacts, float | None]]:
+def _trial_facts(task: Task) -> Iterable[tuple[Facts, float | None]]:
     if task == "impression":
         return [(ImpressionFacts("", 0, 0, 0), None), (ImpressionFacts("1. nodule", 1, 9, 10, "CT", "CHEST"), None)]
+    if task == "look":
+        return [(LookFacts("nodule"), None), (LookFacts("nodule", 3, "CT", "lung WL −600 WW 1500"), -120.5)]
     full = ReadFacts("CT", "CHEST", "axial", "lung WL −600 WW 1500", 10, 3.0, 3.0, "contrast agent given")
     return [(ReadFacts(), None), (full, -120.5)]
 
@@ -241,14 +257,13 @@ def _parse_front_matter(text: str, file: str) -> dict[str, Any]:
 
 def _split(text: str, task: Task, file: str) -> tuple[str, str]:
     """Return instruction and query; an impression has no pictures and is all instruction."""
+    with_pictures = task != "impression"
     parts = [part.strip() for part in re.split(rf"^{re.escape(MARKER)}[ \t]*$", text, flags=re.MULTILINE)]
-    if len(parts) == 2 and task == "read":
-        return parts[0], parts[1]
-    if len(parts) == 1 and task == "impression":
-        return parts[0], ""
+    if len(parts) == 1 + with_pictures:
+        return parts[0], parts[1] if with_pictures else ""
     raise SettingsError(
         f"{file} has {len(parts) - 1} lines {MARKER}",
-        expected=f"One such line, between instruction and query, for task read; none for task impression; it is {task}",
+        expected=f"One such line, between instruction and query, but none for task impression; it is {task}",
     )
 
 

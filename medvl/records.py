@@ -119,6 +119,7 @@ class Unread:
     sop_instance_uid: str = ""
     frame_index: int = 0
     frame_count: int = 1
+    lost: bool = False  # an image, as far as can be told, that is missing because its file is damaged or out of reach
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,3 +20,8 @@ def clean_text(text: str, limit: int) -> str:
     shown = "".join(character for character in line if not unicodedata.category(character).startswith("C"))
     words = " ".join(shown.replace("<|", "").replace("|>", "").split())
     return words if len(words) <= limit else words[: limit - 1].rstrip() + "…"
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun: "1 slice", "2 slices"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -10,6 +10,7 @@ from medvl.errors import SettingsError
 from medvl.findings.schema import CERTAINTIES, SIDES
 from medvl.prompts import (
     ImpressionFacts,
+    LookFacts,
     Prompt,
     ReadFacts,
     check_prompt,
@@ -32,6 +33,7 @@ IDS = {
     "generic_image",
     "head_ct",
     "impression",
+    "look",
 }
 
 
@@ -125,6 +127,13 @@ def test_the_impression_is_told_the_findings_line_by_line() -> None:
     assert "\n1. nodule\n2. mass\n" in text.instruction
     assert "9 of 10 slices were read" in text.instruction
     assert (text.labels, text.query) == ((), "")
+
+
+def test_a_second_look_asks_about_one_observation() -> None:
+    text = load_prompt("look", "en").render(LookFacts("solid nodule", 3, "CT"), (-3.0, 0.0, 3.0))
+    assert "You see 3 neighboring CT slices" in text.instruction
+    assert text.labels == ("SLICE 1 (z = -3.0 mm)", "SLICE 2 (z = 0.0 mm)", "SLICE 3 (z = 3.0 mm)")
+    assert text.query.startswith("Is there a solid nodule in the middle of these pictures?")
 
 
 def test_the_digest_changes_with_the_text_and_with_nothing_else(tmp_path: Path) -> None:

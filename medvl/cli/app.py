@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from medvl.cli import options as flags
-from medvl.cli.console import Output, reported
+from medvl.cli.console import Commands, Output, reported
 from medvl.settings import Settings
 
 app = typer.Typer(
+    cls=Commands,
     help="Read a radiology study with a local vision-language model and draft a report. "
     "A research aid, never a diagnosis.",
     no_args_is_help=True,
@@ -158,6 +159,59 @@ def demo(
 
         settings = flags.build_settings(output=output, model="demo", force=force)
         _read_studies([bundled_path("sample_data") / "chest_ct"], settings, said)
+
+
+@app.command()
+def evaluate(
+    reports: Annotated[
+        list[Path] | None, typer.Argument(help="With --truth: report.json files to score.", show_default=False)
+    ] = None,
+    truth: Annotated[
+        list[Path] | None,
+        typer.Option(help="Truth of one of the reports; repeat for each. Nothing is read then.", show_default=False),
+    ] = None,
+    cases: Annotated[int, typer.Option(help="Phantom studies to make.", min=1)] = 20,
+    seed: Annotated[int, typer.Option(help="Other seeds make other studies.", min=0)] = 1,
+    counterfactuals: Annotated[bool, typer.Option(help="Read mirrored, blank and shuffled copies too.")] = True,
+    jobs: Annotated[int, typer.Option(help="Processes that write studies.", min=1)] = 1,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Keep studies and reports here and resume. [default: keep nothing]"),
+    ] = None,
+    model: flags.Model = flags.MODEL,
+    precision: flags.PrecisionFlag = "auto",
+    window: flags.WindowFlag = ["auto"],  # noqa: B006
+    size: flags.SizeFlag = None,
+    slab: flags.SlabFlag = None,
+    chunk: flags.ChunkFlag = None,
+    batch: flags.BatchFlag = None,
+    memory: flags.MemoryFlag = None,
+    prompt: flags.PromptFlag = None,
+    as_json: flags.JsonFlag = False,
+    quiet: flags.QuietFlag = False,
+    verbose: flags.VerboseFlag = False,
+) -> None:
+    """Measure a model on phantoms with known truth, or score reports against a truth of your own."""
+    said = Output(as_json, quiet, verbose)
+    with reported(said, resumes=output is not None):
+        from medvl.cli import scoring
+
+        if truth or reports:
+            scoring.score_reports(truth or [], reports or [], said)
+            return
+        settings = flags.build_settings(
+            model=model,
+            precision=precision,
+            windows=tuple(window),
+            size_px=size,
+            slab=slab,
+            chunk=chunk,
+            batch=batch,
+            memory=memory,
+            prompt=prompt,
+        )
+        wish = scoring.Wish(cases, seed, counterfactuals, jobs)
+        scoring.measure(wish, settings, output, said)
 
 
 def _read_studies(paths: list[Path], settings: Settings, said: Output) -> None:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
-from medvl.errors import MedvlError
+from medvl.errors import MedvlError, SettingsError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 INTERRUPTED = 130
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # of click, or of typer's own copy of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,25 @@ class Output:
             typer.echo(json.dumps(content, indent=2, ensure_ascii=False, default=str))
 
 
+class Commands(TyperGroup):
+    """The commands; a mistake in the flags is told as JSON, too, where JSON was asked for."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was named."""
+        try:
+            return super().invoke(ctx)
+        except _UsageError as error:
+            asked = Output(as_json="--json" in self._words, quiet=False, verbose=False)
+            message = getattr(error, "format_message", error.__str__)()
+            asked.document({"error": message, "exit_status": SettingsError.exit_status})
+            raise
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the flags before the command's name."""
+        self._words = tuple(args)
+        return super().parse_args(ctx, args)
+
+
 @contextmanager
 def reported(output: Output, *, resumes: bool = False) -> Iterator[None]:
     """Turn an error the user can act on into a sentence and its exit status; an interrupt into 130.
@@ -62,9 +82,9 @@ def reported(output: Output, *, resumes: bool = False) -> Iterator[None]:
             fail(output, f"Interrupted.{todo}", INTERRUPTED)
 
 
-def fail(output: Output, message: str, status: int) -> NoReturn:
-    """Say what went wrong and end with that exit status."""
-    output.document({"error": message, "exit_status": status})
+def fail(output: Output, message: str, status: int, found: Mapping[str, Any] | None = None) -> NoReturn:
+    """Say what went wrong and end with that exit status. found: what the command can tell all the same."""
+    output.document({**(found or {}), "error": message, "exit_status": status})
     typer.echo(f"medvl: {message}", err=True)
     raise typer.Exit(status)
 
@@ -81,8 +101,3 @@ def _terminated_like_interrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def stdout_is_terminal() -> bool:
-    """Tell whether a person is watching."""
-    return sys.stdout.isatty()

@@ -7,33 +7,38 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medvl.cli.console import Output
+from medvl.cli.console import Output, fail
 from medvl.cli.options import model_store
 from medvl.dicom.scan import require_images, scan
 from medvl.dicom.select import Choice
+from medvl.errors import InputError
 from medvl.pipeline.views import PlannedStudy, Wanted, plan_views
 from medvl.prompts import load_prompts
 from medvl.records import Scan, Study
 from medvl.settings import Settings
+from medvl.text import counted
 
 if TYPE_CHECKING:
-    from medvl.pipeline.run import RunOutcome
+    from medvl.pipeline.run import RunOutcome, StudyOutcome
     from medvl.planning.plan import Plan
 
 _GIB = 2**30
 
 
 def inspect_paths(paths: Sequence[Path], series: tuple[str, ...], said: Output) -> None:
-    """List studies and series, what would be read, and why the rest would not. Raises InputError if nothing would."""
+    """List studies and series, what would be read, and why the rest would not; exit status 3 if nothing would."""
     found = scan(paths)
     prompts = load_prompts()
     studies = [_inspected(study, Wanted(series=series, windows=("header",)), prompts) for study in found.studies]
-    said.document({"file_count": found.file_count, "studies": studies, "unread": _unread(found)})
+    document = {"file_count": found.file_count, "studies": studies, "unread": _unread(found)}
     for study in studies:
         _say_study(study, said)
-    for reason, files in _by_reason(_unread(found)):
-        said.say(f"Outside any study: {_files(files, said)} not read: {reason}")
-    require_images(found)
+    _say_outside(_unread(found), said)
+    try:
+        require_images(found)
+    except InputError as error:
+        fail(said, str(error), error.exit_status, document)
+    said.document(document)
 
 
 def plan_paths(paths: Sequence[Path], settings: Settings, said: Output) -> None:
@@ -55,25 +60,38 @@ def plan_paths(paths: Sequence[Path], settings: Settings, said: Output) -> None:
 
 def print_outcome(outcome: RunOutcome, said: Output) -> None:
     """Print where the reports are and what was not read."""
+    unread = [{"file": file, "reason": reason} for file, reason in outcome.unread]
     said.document(
         {
             "index": str(outcome.index),
             "exit_status": outcome.exit_status,
             "studies": [asdict(study) for study in outcome.studies],
-            "unread": [{"file": file, "reason": reason} for file, reason in outcome.unread],
+            "unread": unread,
         }
     )
     for study in outcome.studies:
-        found = "1 finding" if study.finding_count == 1 else f"{study.finding_count} findings"
-        if study.page is None:
-            said.say(f"Study {study.key}: not read. {study.problem}")
-            continue
-        said.say(f"Study {study.key}: {study.slices_read} of {study.slices_found} slices read, {found} to check")
+        said.say(f"Study {study.key}: {_outcome_line(study)}")
         if study.status == "partial":
             said.say("  INCOMPLETE: the report lists what was not read and why; run the same command again to resume")
-        said.say(f"  Report: {study.page}")
+        if study.page:
+            said.say(f"  Report: {study.page}")
+    _say_outside(unread, said)
     if len(outcome.studies) > 1:
         said.say(f"All reports: {outcome.index}")
+
+
+def _outcome_line(study: StudyOutcome) -> str:
+    if study.status == "failed":
+        return f"not read. {study.problem}"
+    if study.status == "nothing":
+        return "nothing in it to read"
+    slices = counted(study.slices_found, "slice")
+    return f"{study.slices_read} of {slices} read, {counted(study.finding_count, 'finding')} to check"
+
+
+def _say_outside(unread: Sequence[dict[str, str]], said: Output) -> None:
+    for reason, files in _by_reason(unread):
+        said.say(f"Outside any study: {_files(files, said)} not read: {reason}")
 
 
 def _inspected(study: Study, wanted: Wanted, prompts: Any) -> dict[str, Any]:
@@ -120,10 +138,15 @@ def _series(choice: Choice, planned: PlannedStudy) -> dict[str, Any]:
 def _say_study(study: dict[str, Any], said: Output) -> None:
     said.say(f"Study {study['key']}  {study['date']}  {study['description']}".rstrip())
     for series in study["series"]:
-        number = "" if series["number"] is None else f" {series['number']}"
         verdict = "READ" if series["read"] else "not read"
-        title = " · ".join(part for part in (series["modality"], series["body_part"], series["description"]) if part)
-        said.say(f"  Series{number}: {title} · {series['frame_count']} frames · {verdict}: {series['reason']}")
+        facts = (
+            series["modality"],
+            series["body_part"],
+            series["description"],
+            counted(series["frame_count"], "frame"),
+        )
+        title = " · ".join(filter(None, facts))
+        said.say(f"  {_series_name(series['number']).capitalize()}: {title} · {verdict}: {series['reason']}")
         for stack in series["stacks"]:
             said.say(f"    {_stack_line(stack)}")
             for note in stack["notes"]:
@@ -139,7 +162,11 @@ def _say_study(study: dict[str, Any], said: Output) -> None:
 def _stack_line(stack: dict[str, Any]) -> str:
     spacing = stack["slice_spacing_mm"]
     every = f" every {spacing:g} mm" if spacing else ""
-    return f"{stack['plane']}, {stack['slice_count']} slices{every}"
+    return f"{stack['plane']}, {counted(stack['slice_count'], 'slice')}{every}"
+
+
+def _series_name(number: int | None) -> str:
+    return "series without number" if number is None else f"series {number}"
 
 
 def _plan_document(planned: PlannedStudy, plan: Plan) -> dict[str, Any]:
@@ -163,15 +190,16 @@ def _say_plan(planned: PlannedStudy, plan: Plan, model: str, device: str, said: 
     for each in planned.views:
         view = each.view
         said.say(
-            f"  {view.stack.series.modality} series {view.stack.series.number}, {view.name}: "
-            f"{len(view.stack.slices)} slices in {len(view.slabs)} pictures of {view.rendering.size_px}², "
+            f"  {view.stack.series.modality} {_series_name(view.stack.series.number)}, {view.name}: "
+            f"{counted(len(view.stack.slices), 'slice')} in {counted(len(view.slabs), 'picture')} "
+            f"of {view.rendering.size_px}², "
             f"prompt {each.prompt.id} ({each.prompt_reason})"
         )
     memory = plan.memory
     said.say(f"  {plan.precision} ({plan.precision_reason})")
     said.say(
-        f"  {plan.chunk_count} chunks of {plan.chunk_length} pictures, overlap {plan.overlap}, {plan.batch} at once; "
-        f"{plan.tokens_per_chunk:,} tokens a chunk, {plan.token_count:,} in all"
+        f"  {counted(plan.chunk_count, 'chunk')} of {counted(plan.chunk_length, 'picture')}, overlap {plan.overlap}, "
+        f"{plan.batch} at once; {plan.tokens_per_chunk:,} tokens a chunk, {plan.token_count:,} in all"
     )
     said.say(
         f"  peak memory {memory.peak_bytes / _GIB:.1f} of {plan.available_bytes / _GIB:.1f} GiB: "
@@ -202,4 +230,4 @@ def _by_reason(unread: Sequence[dict[str, str]]) -> Iterator[tuple[str, list[str
 def _files(files: Sequence[str], said: Output) -> str:
     if said.verbose or len(files) == 1:
         return ", ".join(files)
-    return f"{len(files)} files"
+    return counted(len(files), "file")

@@ -10,6 +10,7 @@ import typer
 
 from medvl.cli import options as flags
 from medvl.cli.console import Output, fail, reported
+from medvl.errors import ModelError, SettingsError
 
 prompts_app = typer.Typer(help="List, show and check prompt templates.", no_args_is_help=True, rich_markup_mode=None)
 models_app = typer.Typer(
@@ -141,11 +142,12 @@ def verify(
         from medvl.reader.weights import verify_model
 
         checks = verify_model(name, flags.model_store())
-        said.document([asdict(check) for check in checks])
         for check in checks:
             said.say(f"{check.problem or 'good'}  {check.name}  {check.size_bytes} bytes, against {check.against}")
+        document = {"model": name, "files": [asdict(check) for check in checks]}
         if any(check.problem for check in checks):
-            fail(said, f"{name} is damaged; pull it again", 5)
+            fail(said, f"{name} is damaged; pull it again", ModelError.exit_status, document)
+        said.document(document)
 
 
 @models_app.command("rm")
@@ -161,8 +163,15 @@ def remove(
     with reported(said):
         from medvl.reader.weights import remove_model
 
-        if not yes:
-            typer.confirm(f"Delete {name} from this machine?", abort=True, err=True)
+        if not yes and (as_json or not _agreed(name)):
+            raise SettingsError(f"{name} was not deleted", todo="Answer y, or give --yes")
         freed = remove_model(name, flags.model_store())
         said.document({"removed": name, "bytes": freed})
         said.say(f"{name} removed, {freed / 1e9:.2f} GB freed")
+
+
+def _agreed(name: str) -> bool:
+    try:
+        return typer.confirm(f"Delete {name} from this machine?", err=True)
+    except typer.Abort:  # nobody there to answer
+        return False

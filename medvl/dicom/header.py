@@ -46,6 +46,7 @@ BROKEN = (
     zipfile.BadZipFile,
     zlib.error,
 )
+NOT_DICOM = "not a DICOM file"
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")  # of files without preamble, either byte order
 
@@ -100,7 +101,7 @@ def _check_first_group(stream: IO[bytes]) -> None:
     start = stream.read(2)
     stream.seek(0)
     if start not in _FIRST_GROUPS:
-        raise InputError("not a DICOM file")
+        raise InputError(NOT_DICOM)
 
 
 def _guess_syntax(stream: IO[bytes]) -> str:

@@ -25,6 +25,7 @@ from medvl.dicom.source import open_source, source_size
 from medvl.errors import InputError
 from medvl.records import Frame, PixelLayout, Plane, Source, Vector, Window
 
+NO_PIXELS = "no pixel data"
 MAX_FRAME_PIXELS = 2**27  # the largest mammograms have 2**25; a false header must not claim all memory
 _COSINE_ERROR = 0.01  # of a length or an angle's cosine; headers round to few digits
 _WINDOW_FUNCTIONS: dict[str, Literal["LINEAR", "LINEAR_EXACT", "SIGMOID"]] = {
@@ -200,7 +201,7 @@ def _layout_of(header: Header) -> tuple[PixelLayout, int]:
     """
     dataset, pixels = header.dataset, header.pixels
     if pixels is None:
-        raise InputError("no pixel data")
+        raise InputError(NO_PIXELS)
     if pixels.tag != PIXEL_DATA:
         raise InputError("floating-point pixels")
     pixel_count = _pixel_count(dataset)

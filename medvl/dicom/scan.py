@@ -9,12 +9,13 @@ import hashlib
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 
 from pydicom.config import disable_value_validation
 
-from medvl.dicom.instance import Instance, SeriesFacts, StudyFacts, read_instance
+from medvl.dicom.header import NOT_DICOM
+from medvl.dicom.instance import NO_PIXELS, Instance, SeriesFacts, StudyFacts, read_instance
 from medvl.dicom.kinds import kind_of
 from medvl.dicom.source import find_sources
 from medvl.errors import InputError
@@ -85,12 +86,12 @@ class _Found:
 
     def add(self, source: Source | Unread) -> None:
         if isinstance(source, Unread):
-            self.unread.append(source)
+            self.unread.append(replace(source, lost=True))
             return
         try:
             instance = read_instance(source)
         except InputError as error:
-            self.unread.append(Unread(source, error.found))
+            self.unread.append(Unread(source, error.found, lost=error.found != NOT_DICOM))
             return
         if instance.study.uid or instance.frames:
             self._file(instance)
@@ -208,4 +209,6 @@ def _unread(instance: Instance, reason: str) -> Unread:
         sop_instance_uid=instance.sop_instance_uid,
         frame_index=gathered,
         frame_count=instance.frame_count - gathered,
+        # An object without pixels may be no image; one that does not even name its study is a damaged file.
+        lost=reason == instance.unread_because and (reason != NO_PIXELS or not instance.study.uid),
     )

@@ -76,7 +76,7 @@ class Score:
     by_kind: tuple[Group, ...]
     finding_count: int
     false_count: int
-    duplicate_count: int  # of the false ones: second findings of a lesion
+    duplicates: Proportion  # of all findings: false ones that lie on a lesion
     false_per_study: float | None
     normal_called_normal: Proportion  # read to the end without any finding
     side_right: Proportion  # of the matches; medvl's side, from geometry
@@ -123,7 +123,7 @@ def score_cases(cases: Sequence[CaseReading]) -> Score:
         by_kind=tuple(_kind_group(matchings, kind) for kind in get_args(LesionKind)),
         finding_count=len(matches) + false_count,
         false_count=false_count,
-        duplicate_count=sum(each.duplicate_count for each in matchings),
+        duplicates=proportion(sum(each.duplicate_count for each in matchings), len(matches) + false_count),
         false_per_study=false_count / len(cases) if cases else None,
         normal_called_normal=_share(normal, lambda case: case.complete and not case.findings),
         side_right=_share(matches, lambda match: match.finding.side == match.lesion.side),

@@ -32,6 +32,7 @@ _WORDS: dict[Language, dict[str, str]] = {
         "sentence": "Finding {number}: {facts}.",
         "more": "{count} further findings are listed in the table.",
         "one more": "One further finding is listed in the table.",
+        "empty": "Nothing was read; nothing is known about this study.",
         "nothing": "No finding was reported in the {read} of {found} slices read.",
         "unread": "{unread} of {found} slices were not read; nothing is known about them.",
     },
@@ -51,6 +52,7 @@ _WORDS: dict[Language, dict[str, str]] = {
         "sentence": "所见 {number}：{facts}。",
         "more": "其余 {count} 项所见列于表中。",
         "one more": "其余 1 项所见列于表中。",
+        "empty": "未阅读任何图像，本检查情况不明。",
         "nothing": "共 {found} 层，已阅读 {read} 层，其中未报告异常所见。",
         "unread": "共 {found} 层，其中 {unread} 层未阅读，情况不明。",
     },
@@ -97,6 +99,8 @@ def plain_impression(
     rest = tuple(sorted(one.number for one in ranked[_LISTED:]))
     if rest:
         sentences.append(Sentence(words["more" if len(rest) > 1 else "one more"].format(count=len(rest)), rest))
+    if not slices_read:
+        return (*sentences, Sentence(words["empty"], ()))
     if not findings:
         sentences.append(Sentence(words["nothing"].format(read=slices_read, found=slices_found), ()))
     if slices_read < slices_found:

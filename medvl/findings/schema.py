@@ -20,6 +20,7 @@ SENTENCE_CHARACTERS = 200
 BOX_UNITS = 1000  # Qwen3-VL's coordinates: 0–1000 along each side of the picture
 SIDES: tuple[Side, ...] = get_args(Side)
 CERTAINTIES: tuple[Certainty, ...] = get_args(Certainty)
+ANSWERS = ("yes", "no")
 
 # llguidance's own options: one spelling of every reply, so that no token is spent on layout.
 _LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
@@ -42,6 +43,11 @@ def reply_schema(picture_count: int, max_findings: int = MAX_FINDINGS) -> str:
         }
     )
     return _canonical(_object({"findings": {"type": "array", "items": finding, "maxItems": max_findings}}))
+
+
+def look_schema() -> str:
+    """Return the schema of the answer to a closed question: yes or no."""
+    return _canonical(_object({"answer": {"enum": list(ANSWERS)}}))
 
 
 def impression_schema(finding_count: int) -> str:

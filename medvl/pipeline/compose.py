@@ -82,12 +82,6 @@ def count_findings(reading: ChunkReading) -> int:
     return len(reply.findings) if reply else 0
 
 
-def is_understood(reading: ChunkReading) -> bool:
-    """Tell whether a chunk was read and its reply can be used."""
-    reply = _parse(reading)
-    return reply is not None and reply.usable
-
-
 def conclude(views: Sequence[ViewReadings]) -> tuple[Finding, ...]:
     """Merge the findings of all chunks and views; probabilities are rounded to what two runs can agree on."""
     replies = (reply for view in views for reply in view.replies if reply and reply.usable)
@@ -158,10 +152,16 @@ def unread_files(planned: PlannedStudy) -> tuple[UnreadFile, ...]:
     )
 
 
-def count_slices(series: Sequence[SeriesReport]) -> tuple[int, int]:
-    """Count the slices read and the slices found in the series that were chosen."""
-    fates = [fate for each in series if each.chosen for fate in each.slices]
-    return sum(1 for fate in fates if fate.read_in), len(fates)
+def count_slices(planned: PlannedStudy, series: Sequence[SeriesReport]) -> tuple[int, int]:
+    """Count the slices read and the slices found in the series that were chosen.
+
+    Frames at the place of another were left out on purpose and do not count; damaged files do, unless they belong to
+    a series that was not chosen.
+    """
+    fates = [fate for each in series if each.chosen for fate in each.slices if fate.slice is not None]
+    left_out = {each.uid for each in series if not each.chosen}
+    lost = sum(each.frame_count for each in planned.study.unread if each.lost and each.series_uid not in left_out)
+    return sum(1 for fate in fates if fate.read_in), len(fates) + lost
 
 
 def _frames_read(views: Sequence[ViewReadings]) -> dict[FrameKey, list[ReadIn]]:

@@ -33,10 +33,14 @@ class ModelChoice:
     preferences: Preferences
     sampling: Sampling
     max_new_tokens: int
+    chunk: int | None  # pictures; None leaves the choice to the plan
 
 
 def choose_model(settings: Settings, store: Path) -> ModelChoice:
-    """Find the model's dimensions and what it prefers. Raises ModelError if nothing is known of it."""
+    """Find the model's dimensions and what it prefers.
+
+    Raises ModelError if nothing is known of it, SettingsError for an impossible --chunk.
+    """
     location = find_model(settings.model, store)
     preferences = read_preferences(location.folder) if location else Preferences()
     return ModelChoice(
@@ -46,6 +50,7 @@ def choose_model(settings: Settings, store: Path) -> ModelChoice:
         preferences=preferences,
         sampling=Sampling(settings.temperature),
         max_new_tokens=settings.max_new_tokens or preferences.max_new_tokens or DEFAULT_NEW_TOKENS,
+        chunk=_chunk_length(settings.chunk) or _chunk_length(preferences.chunk),
     )
 
 
@@ -61,18 +66,11 @@ def wanted_views(settings: Settings, preferences: Preferences) -> Wanted:
     )
 
 
-def plan_study(
-    planned: PlannedStudy, model: ModelChoice, settings: Settings, device: Device, *, known_length: int | None = None
-) -> Plan:
-    """Plan one study's reading.
-
-    known_length: the chunk length an earlier run of the study settled on; kept, so that its chunks are found again.
-    Raises SettingsError for an impossible --chunk.
-    """
+def plan_study(planned: PlannedStudy, model: ModelChoice, settings: Settings, device: Device) -> Plan:
+    """Plan one study's reading."""
     counter = TokenCounter(model.location.folder if model.location else None)
     work = _workload(planned, model, counter)
-    chunk = _chunk_length(settings.chunk) or known_length or _chunk_length(model.preferences.chunk)
-    wishes = Wishes(settings.precision, chunk, settings.batch)
+    wishes = Wishes(settings.precision, model.chunk, settings.batch)
     return plan_reading(model.shape, device, work, wishes, settings.memory_bytes)
 
 

@@ -5,6 +5,7 @@ Knows chunks, requests and readings; what a reply means is decided later, from t
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from typing import Any
 
 from medvl.dicom.frames import FrameError, pixel_digest
 from medvl.dicom.grey import GREY_VERSION, iter_pictures
-from medvl.errors import OutOfMemoryError
+from medvl.errors import ModelError, OutOfMemoryError
 from medvl.findings.measure import Silhouette, find_silhouette
 from medvl.findings.schema import reply_schema
 from medvl.ledger import Entry, Ledger, UnreadFrame, entry_key
@@ -26,6 +27,8 @@ from medvl.records import Chunk, Frame, Picture, ReaderIdentity, Reading, Reques
 
 OpenReader = Callable[[], Reader]
 FrameKey = tuple[str, str, int]  # file, member of an archive, frame index; UIDs may be missing or repeated
+
+_TOO_LARGE = "it did not fit into memory, even alone; choose a smaller --size or --precision"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,9 @@ class StudyReader:
             "generation": identity.generation,
             "max_new_tokens": max_new_tokens,
         }
-        asked = [(question, ledger.find(question.key)) for question in self._questions(views, batch)]
+        self._resumes = len(ledger) > 0
+        self._digests = _digests(slab for planned in views for slab in planned.view.slabs)
+        asked = [pair for question in self._questions(views, batch) for pair in self._look_up(question)]
         self._known = [ChunkReading(question.planned, question.chunk, entry) for question, entry in asked if entry]
         self._missing = [question for question, entry in asked if not entry]
 
@@ -108,16 +113,19 @@ class StudyReader:
         yield from self._known
         # Groups are cut from the whole plan, not from what is missing: a resumed run pads as the first one did.
         queue = deque(_grouped(self._missing))
+        too_many = math.inf  # pictures in the smallest call that did not fit; as many are not tried again
         while queue:
             group = queue.popleft()
-            try:
-                yield from self._read_group(group)
-            except OutOfMemoryError as error:
-                parts = self._smaller(group)
-                if parts:
-                    queue.extendleft(reversed(parts))
-                else:
-                    yield ChunkReading(group[0].planned, group[0].chunk, None, f"it did not fit into memory: {error}")
+            if _picture_count(group) < too_many:
+                try:
+                    yield from self._read_group(group)
+                    continue
+                except OutOfMemoryError:
+                    too_many = _picture_count(group)
+            if parts := self._smaller(group):
+                queue.extendleft(reversed(parts))
+            else:
+                yield ChunkReading(group[0].planned, group[0].chunk, None, _TOO_LARGE)
 
     def ask(self, text: PromptText, schema: str, task: str) -> Entry:
         """Ask one question without pictures; the ledger answers if it can. Raises ModelError."""
@@ -125,24 +133,37 @@ class StudyReader:
         key = entry_key(facts)
         entry = self._ledger.find(key)
         if entry is None:
-            reader = self._open_reader()
+            reader = self._opened()
             request = Request((text.instruction + "\n\n" + text.query,), schema, self._max_new_tokens)
             entry = Entry(reader.read([request])[0], reader.identity)
             self._ledger.save(key, entry, facts)
         return entry
 
     def _questions(self, views: Sequence[PlannedView], batch: int) -> Iterator[_Question]:
-        digests = _digests(slab for planned in views for slab in planned.view.slabs)
         chunks = [(planned, chunk) for planned in views for chunk in planned.view.chunks]
         for index, (planned, chunk) in enumerate(chunks):
-            yield self._question(planned, chunk, index // batch, digests)
+            yield self._question(planned, chunk, index // batch)
 
-    def _question(self, planned: PlannedView, chunk: Chunk, batch: int, digests: dict[FrameKey, str]) -> _Question:
+    def _look_up(self, question: _Question) -> list[tuple[_Question, Entry | None]]:
+        """Find a chunk in the ledger; one that did not fit into memory earlier is there as its halves."""
+        if entry := self._ledger.find(question.key):
+            return [(question, entry)]
+        halves = self._halves(question) if self._resumes else []
+        parts = [pair for half in halves for pair in self._look_up(half)]
+        return parts if any(entry for _, entry in parts) else [(question, None)]
+
+    def _opened(self) -> Reader:
+        try:
+            return self._open_reader()
+        except OutOfMemoryError as error:  # of the weights: reading less at once would not help
+            raise ModelError(error.found, expected=error.expected, todo=error.todo) from error
+
+    def _question(self, planned: PlannedView, chunk: Chunk, batch: int) -> _Question:
         view, text = planned.view, prompt_text(planned, chunk.slabs)
         facts = {
             "task": "read",
             "grey": GREY_VERSION,
-            "pixels": [[digests[frame_key(part.frame)] for part in slab.slices] for slab in chunk.slabs],
+            "pixels": [[self._digests[frame_key(part.frame)] for part in slab.slices] for slab in chunk.slabs],
             "rendering": asdict(view.rendering),
             "turn": asdict(view.stack.turn),
             "text": text._asdict(),
@@ -153,7 +174,7 @@ class StudyReader:
 
     def _read_group(self, group: Sequence[_Question]) -> Iterator[ChunkReading]:
         asked = [(question, shown) for question in group if (shown := _show(question)).pictures]
-        reader = self._open_reader() if asked else None
+        reader = self._opened() if asked else None
         readings = reader.read([self._request(q.planned, shown) for q, shown in asked]) if reader else []
         for (question, shown), reading in zip(asked, readings, strict=True):
             assert reader is not None
@@ -179,12 +200,11 @@ class StudyReader:
         if len(group) > 1:
             middle = len(group) // 2
             return [list(group[:middle]), list(group[middle:])]
-        whole = group[0]
+        return [[half] for half in self._halves(group[0])]
+
+    def _halves(self, whole: _Question) -> list[_Question]:
         halves = halve_chunk(whole.chunk, overlap_for(len(whole.chunk.slabs)))
-        if len(halves) < 2:
-            return []
-        digests = _digests(whole.chunk.slabs)
-        return [[self._question(whole.planned, half, whole.batch, digests)] for half in halves]
+        return [self._question(whole.planned, half, whole.batch) for half in halves] if len(halves) > 1 else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +288,10 @@ def _digest(frame: Frame) -> str:
         return pixel_digest(frame)
     except FrameError as error:  # its reason is told when it cannot be rendered
         return f"unreadable: {error.reason}"
+
+
+def _picture_count(group: Sequence[_Question]) -> int:
+    return sum(len(question.chunk.slabs) for question in group)
 
 
 def _grouped(questions: Sequence[_Question]) -> list[list[_Question]]:

@@ -13,7 +13,7 @@ from typing import Literal
 from medvl import __version__
 from medvl.dicom.scan import require_images, scan
 from medvl.dicom.select import check_wanted
-from medvl.errors import MedvlError, ModelError, OutputError
+from medvl.errors import InputError, ModelError, ReadingError
 from medvl.files import write_private
 from medvl.ledger import Ledger, lock
 from medvl.pipeline.compose import (
@@ -22,14 +22,13 @@ from medvl.pipeline.compose import (
     count_slices,
     gather_evidence,
     gather_views,
-    is_understood,
     report_series,
     unread_files,
     write_impression,
 )
 from medvl.pipeline.model import ModelChoice, choose_model, plan_study, wanted_views
 from medvl.pipeline.reading import ChunkReading, OpenReader, StudyReader
-from medvl.pipeline.views import PlannedStudy, cut_chunks, plan_views
+from medvl.pipeline.views import PlannedStudy, Wanted, cut_chunks, plan_views
 from medvl.pipeline.watch import Silence, Watcher
 from medvl.planning.device import Device, find_device
 from medvl.planning.plan import Plan
@@ -38,15 +37,15 @@ from medvl.reader.identity import identify_reader
 from medvl.reader.protocol import Reader
 from medvl.reader.weights import locate_model
 from medvl.records import ReaderIdentity, Scan, Study
-from medvl.report.document import FORMAT, Provenance, ReportDocument, StudyFacts, Timing
-from medvl.report.html import write_index, write_patient_page
+from medvl.report.document import FORMAT, Provenance, ReportDocument, ReportStatus, SeriesReport, StudyFacts, Timing
+from medvl.report.html import PAGE_FILE, write_index, write_patient_page
 from medvl.report.identity import deidentified
 from medvl.report.write import write_study
 from medvl.settings import Settings
 
 PLAN_FILE = "plan.json"
 RUN_FILE = "run.json"
-Status = Literal["complete", "partial", "failed"]
+Status = ReportStatus | Literal["failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +73,15 @@ class RunOutcome:
     index: Path
     file_count: int
     unread: tuple[tuple[str, str], ...]  # file and reason, of files that belong to no study
+    lost_count: int = 0  # of those, how many may be images that should have been read
 
     @property
     def exit_status(self) -> int:
-        """0: everything read; 4: read in part, run again to resume."""
-        return 0 if all(study.status == "complete" for study in self.studies) else 4
+        """0: everything read; 3: nothing could be; 4: read in part, run again to resume."""
+        statuses = {study.status for study in self.studies}
+        if statuses <= {"nothing", "failed"}:
+            return InputError.exit_status
+        return ReadingError.exit_status if self.lost_count or statuses & {"partial", "failed"} else 0
 
 
 class StudyRun:
@@ -110,30 +113,36 @@ class StudyRun:
         """
         found = scan(paths, progress=self._watcher.scanned)
         check_wanted(found.studies, self._settings.series)
-        if self._settings.series == ("auto",):
+        if self._settings.series == ("auto",) or not any(study.series for study in found.studies):
             require_images(found)
         model = choose_model(self._settings, self._store)
+        wanted = wanted_views(self._settings, model.preferences)
+        locate_model(self._settings.model, self._store)  # without its weights not even a folder should be made
         try:
-            studies = tuple(self._read_or_report(study, model) for study in found.studies)
+            studies = tuple(self._read_or_report(study, model, wanted) for study in found.studies)
         finally:
             if self._reader is not None:
                 self._reader.close()
-        index = self._settings.output / "index.html"
-        write_index(self._settings.output, deidentify=self._settings.deidentify)
-        return RunOutcome(studies, index, found.file_count, _outside(found))
+            self._write_index()  # an interrupted run lists what it has finished
+        lost = sum(each.lost for each in found.unread)
+        return RunOutcome(studies, self._settings.output / PAGE_FILE, found.file_count, _outside(found), lost)
 
-    def _read_or_report(self, study: Study, model: ModelChoice) -> StudyOutcome:
+    def _write_index(self) -> None:
+        folder = self._settings.output
+        if folder.is_dir():
+            with lock(folder, on_wait=_say_nothing):
+                write_index(folder, deidentify=self._settings.deidentify)
+
+    def _read_or_report(self, study: Study, model: ModelChoice, wanted: Wanted) -> StudyOutcome:
         try:
-            return self._read_study(study, model)
-        except (ModelError, OutputError):
-            raise  # the next study would fail the same way
-        except MedvlError as error:
+            return self._read_study(study, model, wanted)
+        except InputError as error:  # of this study alone; any other would stop the next one, too
             self._watcher.note(f"Study {study.key} was not read: {error}")
             return StudyOutcome(study.key, study.patient.key, "failed", None, 0, 0, 0, 0, 0, 0.0, str(error))
 
-    def _read_study(self, study: Study, model: ModelChoice) -> StudyOutcome:
+    def _read_study(self, study: Study, model: ModelChoice, wanted: Wanted) -> StudyOutcome:
         folder = self._settings.output / study.patient.key / study.key
-        planned = plan_views(study, wanted_views(self._settings, model.preferences), self._prompts)
+        planned = plan_views(study, wanted, self._prompts)
         with lock(folder, on_wait=lambda: self._watcher.note(f"Another run is reading study {study.key}; waiting")):
             return _Reading(self, folder, planned, model).finish()
 
@@ -189,11 +198,11 @@ class _Reading:
         if self._settings.force:
             self._ledger.clear()
             (folder / PLAN_FILE).unlink(missing_ok=True)
-        known = _known_length(folder / PLAN_FILE)
-        self._plan = plan_study(planned, model, self._settings, run.device(), known_length=known)
+        device = _device_planned_for(folder / PLAN_FILE, run.device())
+        self._plan = plan_study(planned, model, self._settings, device)
         self._planned = cut_chunks(planned, self._plan.chunk_length)
         self._identity = run.identity_of(model, self._plan)
-        write_private(folder / PLAN_FILE, json.dumps({"chunk_length": self._plan.chunk_length}).encode())
+        write_private(folder / PLAN_FILE, json.dumps({"device": asdict(device)}).encode())
 
     def finish(self) -> StudyOutcome:
         views = self._planned.views
@@ -213,10 +222,11 @@ class _Reading:
             for reading in reader.read():
                 readings.append(reading)
                 self._watcher.chunk_ends(len(reading.chunk.slabs), count_findings(reading))
-        except KeyboardInterrupt:
-            self._write(readings, known, None)
+            outcome = self._write(readings, known, reader)
+        except (KeyboardInterrupt, ModelError):
+            if readings:
+                self._watcher.note(f"The report so far: {self._write(readings, known, None).page}")
             raise
-        outcome = self._write(readings, known, reader)
         self._watcher.study_ends(self._planned.study.key)
         return outcome
 
@@ -225,12 +235,14 @@ class _Reading:
         settings = self._settings
         stored = deidentified(document) if settings.deidentify else document
         write_study(self._folder, stored, files)
-        read, found = count_slices(document.series)
+        read, found = count_slices(self._planned, document.series)
+        with lock(self._folder.parent, on_wait=_say_nothing):  # runs on the patient's other studies write it, too
+            page = write_patient_page(self._folder.parent, deidentify=settings.deidentify)
         outcome = StudyOutcome(
             key=document.study.key,
             patient_key=document.patient.key,
             status=document.status,
-            page=write_patient_page(self._folder.parent, deidentify=settings.deidentify),
+            page=page,
             slices_read=read,
             slices_found=found,
             finding_count=len(document.findings),
@@ -249,10 +261,9 @@ class _Reading:
         findings = conclude(views)
         evidence = gather_evidence(planned, findings)
         series = report_series(planned, views, evidence.sheets)
-        counts = count_slices(series)
+        counts = count_slices(planned, series)
         prompt = load_prompt("impression", settings.language)
         impression = write_impression(findings, reader, prompt, counts, settings.language)
-        missing = [view for each in series for view in each.views if view.chunks_read < view.chunk_count]
         identity = _really_used(readings, self._identity)
         study = planned.study
         document = ReportDocument(
@@ -260,7 +271,7 @@ class _Reading:
             language=settings.language,
             patient=study.patient,
             study=StudyFacts(study.uid, study.key, study.date, study.time, study.description, study.accession),
-            status="partial" if missing or counts[0] < counts[1] else "complete",
+            status=_status(series, counts),
             warnings=(identity.warning,) if identity.warning else (),
             impression=impression,
             findings=findings,
@@ -288,12 +299,24 @@ def _really_used(readings: Sequence[ChunkReading], expected: ReaderIdentity) -> 
     return next((each.entry.reader for each in readings if each.entry), expected)
 
 
-def _known_length(path: Path) -> int | None:
+def _status(series: Sequence[SeriesReport], counts: tuple[int, int]) -> ReportStatus:
+    missing = any(view.chunks_read < view.chunk_count for each in series for view in each.views)
+    if missing or counts[0] < counts[1]:
+        return "partial"
+    return "complete" if counts[0] else "nothing"
+
+
+def _device_planned_for(path: Path, here: Device) -> Device:
+    """The device with the memory that was free when an earlier run planned this study on it.
+
+    Another amount would cut other chunks, which the ledger does not know.
+    """
     try:
-        length = json.loads(path.read_text())["chunk_length"]
+        earlier = Device(**json.loads(path.read_text())["device"])
+        known = replace(here, free_bytes=int(earlier.free_bytes))
     except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return length if isinstance(length, int) and length > 0 else None
+        return here
+    return known if known == earlier else here
 
 
 def _settings_shown(settings: Settings, plan: Plan) -> tuple[tuple[str, str], ...]:
@@ -314,15 +337,16 @@ def _run_json(outcome: StudyOutcome, settings: Settings, plan: Plan, timing: Tim
         "plan": asdict(plan),
         "timing": asdict(timing),
     }
-    return json.dumps(content, indent=1, ensure_ascii=False).encode()
+    return json.dumps(content, indent=1).encode()
 
 
 def _outside(found: Scan) -> tuple[tuple[str, str], ...]:
     return tuple((each.source.name, each.reason) for each in found.unread)
 
 
+def _say_nothing() -> None:
+    pass
+
+
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-__all__ = ["RunOutcome", "StudyOutcome", "StudyRun", "is_understood"]

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from medvl.dicom.geometry import auto_slab_mm, slabs, stack_series
 from medvl.dicom.select import Choice, KernelWish, select_series
 from medvl.dicom.stack_window import header_window, measured_window
-from medvl.dicom.window import PRESETS, parse_windows
-from medvl.errors import SettingsError
+from medvl.dicom.window import parse_windows
+from medvl.errors import SettingsError, WindowError
 from medvl.planning.chunks import overlap_for, plan_chunks
 from medvl.prompts import Prompt, Prompts, choose_prompt, load_prompt
 from medvl.records import Rendering, Series, Stack, Study, Unread, View, Window
@@ -19,6 +19,7 @@ from medvl.settings import Language
 
 DEFAULT_SIZE_PX = 512
 MAX_SIZE_PX = 2048
+_WINDOWS_OF_THE_STACK = ("auto", "header", "percentile")  # numbers come from the slices themselves
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class Wanted:
                 expected=f"Sizes are multiples of 32 from 32 to {MAX_SIZE_PX}, since one vision token is 32 × 32 px",
                 todo="Choose for instance --size 512",
             )
+        _check_windows(self.windows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,15 +123,24 @@ def _prompt_for(study: Study, series: Series, wanted: Wanted, prompts: Prompts) 
     return choose_prompt(prompts, series.modality, series.body_part, descriptions, wanted.language)
 
 
+def _check_windows(names: tuple[str, ...]) -> None:
+    for name in names:
+        if name not in _WINDOWS_OF_THE_STACK:
+            try:
+                parse_windows(name)
+            except WindowError as error:  # the user's own numbers, not a header's
+                raise SettingsError(error.found, expected=error.expected, todo=error.todo) from error
+
+
 def _rendering(name: str, stack: Stack, size_px: int) -> Rendering:
     return Rendering(windows=_windows(name, stack), size_px=size_px)
 
 
 def _windows(name: str, stack: Stack) -> tuple[Window, ...]:
     """Presets speak of HU. Where values are something else, the header's window stands in, and else a measured one."""
-    if name not in ("header", "percentile"):
+    if name not in _WINDOWS_OF_THE_STACK:
         windows = parse_windows(name)
-        if name not in PRESETS or stack.slices[0].frame.rescale_unit == "HU":
+        if not windows[0].name or stack.slices[0].frame.rescale_unit == "HU":
             return windows
     own = header_window(stack) if name != "percentile" else None
     return (replace(own, name="header") if own else measured_window(stack),)

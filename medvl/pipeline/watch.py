@@ -26,6 +26,9 @@ class Watcher(Protocol):
     def note(self, text: str) -> None:
         """Hear a sentence the user should see."""
 
+    def close(self) -> None:
+        """Hear that there is no more to come."""
+
 
 class Silence:
     """A watcher that does nothing."""
@@ -46,4 +49,7 @@ class Silence:
         """Ignore."""
 
     def note(self, text: str) -> None:
+        """Ignore."""
+
+    def close(self) -> None:
         """Ignore."""

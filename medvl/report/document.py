@@ -10,6 +10,7 @@ from typing import Literal
 
 from medvl.records import Finding, Patient, PlaneName, ReaderIdentity, Sentence
 
+ReportStatus = Literal["complete", "partial", "nothing"]  # all read, part of it, or nothing there to read
 FORMAT = 1  # raised when a reader of older files would misunderstand newer ones
 
 
@@ -149,7 +150,7 @@ class ReportDocument:
     language: Literal["en", "zh"]
     patient: Patient
     study: StudyFacts
-    status: Literal["complete", "partial"]
+    status: ReportStatus
     warnings: tuple[str, ...]  # shown in red at the top
     impression: Impression
     findings: tuple[Finding, ...]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from medvl.errors import InputError
 from medvl.records import Patient
-from medvl.report.document import FORMAT, ReportDocument, StudyFacts
+from medvl.report.document import FORMAT, ReportDocument, ReportStatus, StudyFacts
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -26,7 +26,7 @@ class Summary:
     language: Literal["en", "zh"]
     patient: Patient
     study: StudyFacts
-    status: Literal["complete", "partial"]
+    status: ReportStatus
     findings: tuple[Any, ...]
 
 

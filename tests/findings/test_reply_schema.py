@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from medvl.findings.schema import impression_schema, reply_schema
+from medvl.findings.schema import impression_schema, look_schema, reply_schema
 from tests.findings.builders import make_entry, make_reply
 
 llguidance = pytest.importorskip("llguidance")
@@ -77,3 +77,13 @@ def test_an_impression_cites_only_findings_that_exist() -> None:
     assert not is_allowed(schema, '{"impression": [{"text": "Two nodules.", "findings": [4]}]}')
     assert not is_allowed(schema, '{"impression": [{"text": "Two nodules.", "findings": []}]}')
     assert not is_allowed(schema, '{"impression": []}')
+
+
+@pytest.mark.parametrize("answer", ["yes", "no"])
+def test_a_closed_question_is_answered_with_yes_or_no(answer: str) -> None:
+    assert is_allowed(look_schema(), json.dumps({"answer": answer}))
+
+
+@pytest.mark.parametrize("reply", ['{"answer": "maybe"}', '"yes"', '{"answer": true}'])
+def test_a_closed_question_has_no_third_answer(reply: str) -> None:
+    assert not is_allowed(look_schema(), reply)
