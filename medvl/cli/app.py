@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from medvl.cli import options as flags
-from medvl.cli.console import Commands, Output, reported
+from medvl.cli import tools
+from medvl.cli.console import Commands, Output, command, reported
+from medvl.cli.options import READING, Paths, model_store
 from medvl.settings import Settings
 
 app = typer.Typer(
@@ -40,129 +42,45 @@ def _root(
     pass
 
 
-@app.command()
-def study(
-    paths: flags.Paths,
-    output: flags.OutputFolder = Path("reports"),
-    model: flags.Model = flags.MODEL,
-    precision: flags.PrecisionFlag = "auto",
-    series: flags.SeriesFlag = ["auto"],  # noqa: B006  # typer reads the default and never changes it
-    window: flags.WindowFlag = ["auto"],  # noqa: B006
-    size: flags.SizeFlag = None,
-    slab: flags.SlabFlag = None,
-    chunk: flags.ChunkFlag = None,
-    batch: flags.BatchFlag = None,
-    memory: flags.MemoryFlag = None,
-    prompt: flags.PromptFlag = None,
-    language: flags.LanguageFlag = "en",
-    temperature: flags.TemperatureFlag = 0.0,
-    max_new_tokens: flags.NewTokensFlag = None,
-    deidentify: Annotated[bool, typer.Option(help="Leave name, ID and exact dates out of the report.")] = False,
-    force: Annotated[bool, typer.Option(help="Forget finished chunks and start over.")] = False,
-    as_json: flags.JsonFlag = False,
-    quiet: flags.QuietFlag = False,
-    verbose: flags.VerboseFlag = False,
-) -> None:
+@command(
+    app,
+    "study",
+    asks=("output", "series", *READING, "language", "temperature", "max_new_tokens", "deidentify", "force"),
+    resumes=True,
+)
+def study(said: Output, settings: Settings, paths: Paths) -> None:
     """Read studies and write one HTML report per patient. Run again to resume."""
-    said = Output(as_json, quiet, verbose)
-    with reported(said, resumes=True):
-        settings = flags.build_settings(
-            output=output,
-            model=model,
-            precision=precision,
-            series=tuple(series),
-            windows=tuple(window),
-            size_px=size,
-            slab=slab,
-            chunk=chunk,
-            batch=batch,
-            memory=memory,
-            prompt=prompt,
-            language=language,
-            temperature=temperature,
-            max_new_tokens=max_new_tokens,
-            deidentify=deidentify,
-            force=force,
-        )
-        _read_studies(paths, settings, said)
+    _read_studies(paths, settings, said)
 
 
-@app.command()
-def inspect(
-    paths: flags.Paths,
-    series: flags.SeriesFlag = ["auto"],  # noqa: B006
-    as_json: flags.JsonFlag = False,
-    quiet: flags.QuietFlag = False,
-    verbose: flags.VerboseFlag = False,
-) -> None:
+@command(app, "inspect", asks=("series",))
+def inspect(said: Output, settings: Settings, paths: Paths) -> None:
     """Show what is in there, what would be read, and why the rest would not. Reads headers only."""
-    said = Output(as_json, quiet, verbose)
-    with reported(said):
-        from medvl.cli.listing import inspect_paths
+    from medvl.cli.listing import inspect_paths
 
-        inspect_paths(paths, tuple(series), said)
+    inspect_paths(paths, settings.series, said)
 
 
-@app.command()
-def plan(
-    paths: flags.Paths,
-    model: flags.Model = flags.MODEL,
-    precision: flags.PrecisionFlag = "auto",
-    series: flags.SeriesFlag = ["auto"],  # noqa: B006
-    window: flags.WindowFlag = ["auto"],  # noqa: B006
-    size: flags.SizeFlag = None,
-    slab: flags.SlabFlag = None,
-    chunk: flags.ChunkFlag = None,
-    batch: flags.BatchFlag = None,
-    memory: flags.MemoryFlag = None,
-    prompt: flags.PromptFlag = None,
-    language: flags.LanguageFlag = "en",
-    max_new_tokens: flags.NewTokensFlag = None,
-    as_json: flags.JsonFlag = False,
-    quiet: flags.QuietFlag = False,
-    verbose: flags.VerboseFlag = False,
-) -> None:
+@command(app, "plan", asks=("series", *READING, "language", "max_new_tokens"))
+def plan(said: Output, settings: Settings, paths: Paths) -> None:
     """Show slices, chunks, tokens, predicted memory and time. Loads no model."""
-    said = Output(as_json, quiet, verbose)
-    with reported(said):
-        from medvl.cli.listing import plan_paths
+    from medvl.cli.listing import plan_paths
 
-        settings = flags.build_settings(
-            model=model,
-            precision=precision,
-            series=tuple(series),
-            windows=tuple(window),
-            size_px=size,
-            slab=slab,
-            chunk=chunk,
-            batch=batch,
-            memory=memory,
-            prompt=prompt,
-            language=language,
-            max_new_tokens=max_new_tokens,
-        )
-        plan_paths(paths, settings, said)
+    plan_paths(paths, settings, said)
 
 
-@app.command()
-def demo(
-    output: flags.OutputFolder = Path("reports"),
-    force: Annotated[bool, typer.Option(help="Forget finished chunks and start over.")] = False,
-    as_json: flags.JsonFlag = False,
-    quiet: flags.QuietFlag = False,
-    verbose: flags.VerboseFlag = False,
-) -> None:
+@command(app, "demo", asks=("output", "force"), resumes=True)
+def demo(said: Output, settings: Settings) -> None:
     """Read the bundled phantom study with the bundled demo model: any machine, offline."""
-    said = Output(as_json, quiet, verbose)
-    with reported(said, resumes=True):
-        from medvl.bundled import bundled_path
+    from medvl.bundled import bundled_path
 
-        settings = flags.build_settings(output=output, model="demo", force=force)
-        _read_studies([bundled_path("sample_data") / "chest_ct"], settings, said)
+    _read_studies([bundled_path("sample_data") / "chest_ct"], replace(settings, model="demo"), said)
 
 
-@app.command()
+@command(app, "evaluate", asks=READING)
 def evaluate(
+    said: Output,
+    settings: Settings,
     reports: Annotated[
         list[Path] | None, typer.Argument(help="With --truth: report.json files to score.", show_default=False)
     ] = None,
@@ -178,40 +96,15 @@ def evaluate(
         Path | None,
         typer.Option("--output", "-o", help="Keep studies and reports here and resume. [default: keep nothing]"),
     ] = None,
-    model: flags.Model = flags.MODEL,
-    precision: flags.PrecisionFlag = "auto",
-    window: flags.WindowFlag = ["auto"],  # noqa: B006
-    size: flags.SizeFlag = None,
-    slab: flags.SlabFlag = None,
-    chunk: flags.ChunkFlag = None,
-    batch: flags.BatchFlag = None,
-    memory: flags.MemoryFlag = None,
-    prompt: flags.PromptFlag = None,
-    as_json: flags.JsonFlag = False,
-    quiet: flags.QuietFlag = False,
-    verbose: flags.VerboseFlag = False,
 ) -> None:
     """Measure a model on phantoms with known truth, or score reports against a truth of your own."""
-    said = Output(as_json, quiet, verbose)
     with reported(said, resumes=output is not None):
         from medvl.cli import scoring
 
         if truth or reports:
             scoring.score_reports(truth or [], reports or [], said)
-            return
-        settings = flags.build_settings(
-            model=model,
-            precision=precision,
-            windows=tuple(window),
-            size_px=size,
-            slab=slab,
-            chunk=chunk,
-            batch=batch,
-            memory=memory,
-            prompt=prompt,
-        )
-        wish = scoring.Wish(cases, seed, counterfactuals, jobs)
-        scoring.measure(wish, settings, output, said)
+        else:
+            scoring.measure(scoring.Wish(cases, seed, counterfactuals, jobs), settings, output, said)
 
 
 def _read_studies(paths: list[Path], settings: Settings, said: Output) -> None:
@@ -221,7 +114,7 @@ def _read_studies(paths: list[Path], settings: Settings, said: Output) -> None:
 
     watcher = make_watcher(said.console(), quiet=said.quiet)
     try:
-        outcome = StudyRun(settings, flags.model_store(), watcher=watcher).read(paths)
+        outcome = StudyRun(settings, model_store(), watcher=watcher).read(paths)
     finally:
         watcher.close()
     print_outcome(outcome, said)
@@ -229,12 +122,4 @@ def _read_studies(paths: list[Path], settings: Settings, said: Output) -> None:
         raise typer.Exit(outcome.exit_status)
 
 
-def _register_more() -> None:
-    from medvl.cli import tools
-
-    app.command("doctor")(tools.doctor)
-    app.add_typer(tools.prompts_app, name="prompts")
-    app.add_typer(tools.models_app, name="models")
-
-
-_register_more()
+tools.register(app)

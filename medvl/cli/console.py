@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
+from medvl.cli.options import build_settings, shared_flags
 from medvl.errors import MedvlError, SettingsError
 
 if TYPE_CHECKING:
@@ -19,6 +21,16 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # of click, or of typer's own copy of it
+
+
+_OUTPUT_FLAGS = [
+    inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, option])
+    for name, option in (
+        ("as_json", typer.Option("--json", help="Print one JSON document on stdout.")),
+        ("quiet", typer.Option("--quiet", "-q", help="Print nothing but errors.")),
+        ("verbose", typer.Option("--verbose", "-v", help="Print more detail.")),
+    )
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +75,36 @@ class Commands(TyperGroup):
         """Read the flags before the command's name."""
         self._words = tuple(args)
         return super().parse_args(ctx, args)
+
+
+def command(
+    app: typer.Typer, name: str, *, asks: Sequence[str] = (), resumes: bool = False
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a function a command that takes --json, --quiet and --verbose and ends with medvl's exit statuses.
+
+    The function is given an Output first and, where `asks` names shared flags, the Settings made of them second; its
+    other parameters are the command's own. resumes: run again, it goes on where it stopped.
+    """
+
+    def register(run: Callable[..., None]) -> Callable[..., None]:
+        given_first = 2 if asks else 1
+        own = list(inspect.signature(run, eval_str=True).parameters.values())[given_first:]
+        flags = shared_flags(asks)
+
+        def invoke(**given: Any) -> None:
+            said = Output(given.pop("as_json"), given.pop("quiet"), given.pop("verbose"))
+            with reported(said, resumes=resumes):
+                values = {flag.name: given.pop(flag.name) for flag in flags}
+                run(said, *([build_settings(values)] if asks else []), **given)
+
+        parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own] + flags + _OUTPUT_FLAGS
+        invoke.__doc__ = run.__doc__
+        invoke.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads
+        invoke.__annotations__ = {each.name: each.annotation for each in parameters}
+        app.command(name)(invoke)
+        return run
+
+    return register
 
 
 @contextmanager

@@ -44,11 +44,12 @@ def inspect_paths(paths: Sequence[Path], series: tuple[str, ...], said: Output) 
 def plan_paths(paths: Sequence[Path], settings: Settings, said: Output) -> None:
     """Print the plan of every study. Raises InputError, ModelError, SettingsError."""
     from medvl.pipeline.model import choose_model, plan_study, wanted_views
-    from medvl.planning.device import find_device
+    from medvl.planning.device import another_card, find_device
 
     found = scan(paths)
     require_images(found)
-    model, device, prompts = choose_model(settings, model_store()), find_device(), load_prompts()
+    model, prompts = choose_model(settings, model_store()), load_prompts()
+    device = another_card(settings.memory_bytes) if settings.memory_bytes else find_device()
     documents = []
     for study in found.studies:
         planned = plan_views(study, wanted_views(settings, model.preferences), prompts)

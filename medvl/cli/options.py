@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping, Sequence
+from inspect import Parameter
 from pathlib import Path
-from typing import Annotated, Any, cast, get_args
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -15,42 +17,77 @@ from medvl.settings import DEFAULT_MODEL, Language, Precision, Settings
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 Paths = Annotated[list[Path], typer.Argument(help="Folders (any depth), files, DICOMDIRs or zips.", show_default=False)]
-OutputFolder = Annotated[Path, typer.Option("--output", "-o", help="Where reports are written.")]
-Model = Annotated[str, typer.Option(help="Model id, checkpoint folder, or demo.")]
-PrecisionFlag = Annotated[str, typer.Option(help="auto, int8, nf4, bf16 or fp32.")]
-SeriesFlag = Annotated[list[str], typer.Option(help="auto, all, or Series Instance UIDs (repeat the flag).")]
-WindowFlag = Annotated[
-    list[str], typer.Option(help="auto, a preset (lung, brain …), WL/WW, or rgb; repeat for several passes.")
-]
-SizeFlag = Annotated[
-    int | None, typer.Option(help="Side of a picture in pixels, a multiple of 32. [default: 512]", show_default=False)
-]
-SlabFlag = Annotated[
-    str | None,
-    typer.Option(help="Average thin slices: auto (about 3 mm), off, or mm. [default: auto]", show_default=False),
-]
-ChunkFlag = Annotated[
-    str | None, typer.Option(help="Pictures per model call: auto or a number. [default: auto]", show_default=False)
-]
-BatchFlag = Annotated[
-    int | None, typer.Option(help="Chunks read together. [default: as many as fit]", min=1, show_default=False)
-]
-MemoryFlag = Annotated[
-    str | None, typer.Option(help="Plan for this much memory, e.g. 12GiB. [default: what is free]", show_default=False)
-]
-PromptFlag = Annotated[
-    str | None, typer.Option(help="Prompt id or file. [default: chosen per series]", show_default=False)
-]
-LanguageFlag = Annotated[str, typer.Option(help="Language of prompts and report: en or zh.")]
-TemperatureFlag = Annotated[float, typer.Option(help="0 is greedy, the same reply every time.", min=0, max=2)]
-NewTokensFlag = Annotated[
-    int | None, typer.Option(help="Longest reply per chunk, in tokens.", min=16, max=8192, show_default=False)
-]
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
-VerboseFlag = Annotated[bool, typer.Option("--verbose", "-v", help="Print more detail.")]
+# Flags that several commands have: annotation and default. `build_settings` turns them into settings.
+_SHARED: dict[str, tuple[Any, Any]] = {
+    "output": (Annotated[Path, typer.Option("--output", "-o", help="Where reports are written.")], Path("reports")),
+    "model": (Annotated[str, typer.Option(help="Model id, checkpoint folder, or demo.")], DEFAULT_MODEL),
+    "precision": (Annotated[str, typer.Option(help="auto, int8, nf4, bf16 or fp32.")], "auto"),
+    "series": (
+        Annotated[list[str], typer.Option(help="auto, all, or Series Instance UIDs (repeat the flag).")],
+        ["auto"],
+    ),
+    "window": (
+        Annotated[
+            list[str], typer.Option(help="auto, a preset (lung, brain …), WL/WW, or rgb; repeat for several passes.")
+        ],
+        ["auto"],
+    ),
+    "size": (
+        Annotated[int | None, typer.Option(help="Side of a picture in pixels, a multiple of 32. [default: 512]")],
+        None,
+    ),
+    "slab": (
+        Annotated[str | None, typer.Option(help="Average thin slices: auto (about 3 mm), off, or mm. [default: auto]")],
+        None,
+    ),
+    "chunk": (
+        Annotated[str | None, typer.Option(help="Pictures per model call: auto or a number. [default: auto]")],
+        None,
+    ),
+    "batch": (
+        Annotated[int | None, typer.Option(help="Chunks read together. [default: as many as fit]", min=1)],
+        None,
+    ),
+    "memory": (
+        Annotated[str | None, typer.Option(help="Plan for this much memory, e.g. 12GiB. [default: what is free]")],
+        None,
+    ),
+    "prompt": (
+        Annotated[str | None, typer.Option(help="Prompt id or file. [default: chosen per series]")],
+        None,
+    ),
+    "language": (Annotated[str, typer.Option(help="Language of prompts and report: en or zh.")], "en"),
+    "temperature": (Annotated[float, typer.Option(help="0 is greedy, the same reply every time.", min=0, max=2)], 0.0),
+    "max_new_tokens": (
+        Annotated[int | None, typer.Option(help="Longest reply per chunk, in tokens.", min=16, max=8192)],
+        None,
+    ),
+    "deidentify": (Annotated[bool, typer.Option(help="Leave name, ID and exact dates out of the report.")], False),
+    "force": (Annotated[bool, typer.Option(help="Forget finished chunks and start over.")], False),
+}
+# What decides how pictures are made and read, for any command that reads.
+READING = ("model", "precision", "window", "size", "slab", "chunk", "batch", "memory", "prompt")
 
-MODEL = DEFAULT_MODEL
+_FIELDS = {"window": "windows", "size": "size_px", "memory": "memory_bytes"}  # where flag and setting differ
+
+
+def shared_flags(names: Sequence[str]) -> list[Parameter]:
+    """Return the parameters of some shared flags, for a command's signature."""
+    return [
+        Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for name in names
+        for annotation, default in [_SHARED[name]]
+    ]
+
+
+def build_settings(given: Mapping[str, Any]) -> Settings:
+    """Turn the values of shared flags into settings. Raises SettingsError for a value that is not allowed."""
+    one_of("precision", given.get("precision", "auto"), get_args(Precision))
+    one_of("language", given.get("language", "en"), get_args(Language))
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    if values.get("memory") is not None:
+        values["memory"] = parse_bytes(values["memory"])
+    return Settings(**{_FIELDS.get(name, name): value for name, value in values.items()})
 
 
 def parse_bytes(text: str) -> int:
@@ -72,18 +109,6 @@ def one_of(name: str, value: str, allowed: tuple[str, ...]) -> str:
             f'--{name} "{value}" is unknown', expected=f"One of {', '.join(allowed)}", todo=f"Choose one for --{name}"
         )
     return value
-
-
-def build_settings(*, memory: str | None = None, **asked: Any) -> Settings:
-    """Check the flags that have a fixed set of values and build the settings. Raises SettingsError."""
-    one_of("precision", asked.get("precision", "auto"), get_args(Precision))
-    one_of("language", asked.get("language", "en"), get_args(Language))
-    return Settings(memory_bytes=parse_bytes(memory) if memory else None, **asked)
-
-
-def language_of(text: str) -> Language:
-    """Return the language named by --language. Raises SettingsError."""
-    return cast(Language, one_of("language", text, get_args(Language)))
 
 
 def model_store() -> Path:

@@ -23,6 +23,11 @@ def find_device() -> Device:
     return next(iter(_gpus()), _host())
 
 
+def another_card(memory_bytes: int) -> Device:
+    """Return a GPU that is not here, for plans: all of its memory is free."""
+    return Device("cuda", f"a card with {memory_bytes / 2**30:g} GiB", memory_bytes, memory_bytes)
+
+
 def _gpus() -> list[Device]:
     import pynvml
 
