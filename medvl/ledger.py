@@ -85,7 +85,7 @@ class Ledger:
 
 
 @contextmanager
-def lock(folder: Path, *, on_wait: Callable[[], None]) -> Iterator[None]:
+def lock(folder: Path, *, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Hold a study's folder alone; a second run calls `on_wait` once and waits. The lock dies with its process."""
     try:
         make_private_folder(folder)

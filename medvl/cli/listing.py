@@ -19,7 +19,7 @@ from medvl.settings import Settings
 from medvl.text import counted
 
 if TYPE_CHECKING:
-    from medvl.pipeline.run import RunOutcome, StudyOutcome
+    from medvl.pipeline.outcome import RunOutcome, StudyOutcome
     from medvl.planning.plan import Plan
 
 _GIB = 2**30

@@ -17,8 +17,9 @@ from medvl.evaluate.counterfactuals import ALTERATIONS, Alteration
 from medvl.evaluate.match import match_findings
 from medvl.evaluate.score import CaseReading, Score, case_reading, score_cases
 from medvl.evaluate.write import Truth, read_truth
+from medvl.pipeline.outcome import RunOutcome
 from medvl.pipeline.reading import OpenReader
-from medvl.pipeline.run import RunOutcome, StudyRun
+from medvl.pipeline.run import StudyRun
 from medvl.pipeline.watch import Silence, Watcher
 from medvl.planning.device import Device
 from medvl.records import ReaderIdentity

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medvl.pipeline.run import RunOutcome, StudyRun
+from medvl.pipeline.outcome import RunOutcome
+from medvl.pipeline.run import StudyRun
 from medvl.planning.device import Device
 from medvl.records import Request
 from medvl.report.document import ReportDocument

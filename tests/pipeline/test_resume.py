@@ -154,7 +154,7 @@ def test_the_command_killed_while_the_demo_model_reads_is_finished_by_the_next(t
         return [*medvl, "--window", "lung", "--chunk", "3", "--batch", "1", "-o", str(tmp_path / output)]
 
     run = subprocess.Popen(command("killed"), env=environment)
-    while run.poll() is None and len(list((tmp_path / "killed").glob("*/*/ledger/*"))) < 2:
+    while run.poll() is None and len(list((tmp_path / "killed").glob("*/*/ledger/sha256-*"))) < 2:
         time.sleep(0.01)
     run.kill()
     assert run.wait() == -signal.SIGKILL
@@ -218,7 +218,7 @@ def test_force_reads_everything_again(bench):
 def test_a_damaged_ledger_entry_is_read_again(bench, uninterrupted):
     write_body(bench.input)
     bench.run(ScriptedReader(report_bright))
-    entries = [path for path in bench.output.glob("*/*/ledger/*") if json.loads(path.read_text())["silhouettes"]]
+    entries = [path for path in bench.output.glob("*/*/ledger/sha256-*") if json.loads(path.read_text())["silhouettes"]]
     entries[0].write_bytes(entries[0].read_bytes()[:50])
     reader = ScriptedReader(report_bright)
     bench.run(reader)
