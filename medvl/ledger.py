@@ -52,13 +52,11 @@ class Ledger:
         self._folder = folder
 
     def find(self, key: str) -> Entry | None:
-        """Return the entry of that key; None if there is none, or if its file is damaged and must be made again."""
+        """Return the entry of that key; None if there is none, or if its file cannot be used and must be made again."""
         try:
             stored = json.loads(self._path(key).read_text(encoding="utf-8"))
             return _entry(stored) if stored["key"] == key and stored["format"] == FORMAT else None
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except (ValueError, KeyError, TypeError):
+        except (OSError, ValueError, LookupError, TypeError):
             return None
 
     def save(self, key: str, entry: Entry, facts: Mapping[str, Any]) -> None:
@@ -73,9 +71,12 @@ class Ledger:
         write_private(self._path(key), text.encode())
 
     def clear(self) -> None:
-        """Forget every reading."""
-        for path in self._folder.glob("sha256-*.json"):
-            path.unlink(missing_ok=True)
+        """Forget every reading. Raises OutputError."""
+        try:
+            for path in self._folder.glob("sha256-*.json"):
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise cannot_write(self._folder, error) from error
 
     def __len__(self) -> int:
         return sum(1 for _ in self._folder.glob("sha256-*.json"))

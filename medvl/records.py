@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Vector = tuple[float, float, float]
-PlaneName = Literal["axial", "coronal", "sagittal", "oblique", "projection"]
+# projection: an X-ray seen from the front or from behind, as far as is known; other projection: from elsewhere.
+PlaneName = Literal["axial", "coronal", "sagittal", "oblique", "projection", "other projection", "unknown"]
 Side = Literal["left", "right", "midline", "bilateral", "none"]
 Certainty = Literal["definite", "probable", "possible"]
 
@@ -92,6 +93,7 @@ class Frame:
     padding_limit: int | None = None
     windows: tuple[Window, ...] = ()
     patient_orientation: tuple[str, ...] = ()  # (0020,0020), for projections
+    view_position: str = ""  # (0018,5101), for projections
     gantry_tilt_degrees: float | None = None
     acquisition: str = ""  # equal for frames of one acquisition: number and date as far as present
     acquired_at_s: float | None = None  # Acquisition Time, seconds since midnight; may differ between slices

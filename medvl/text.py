@@ -18,7 +18,9 @@ def clean_text(text: str, limit: int) -> str:
         return text  # nearly every header value; ten thousand files have a quarter of a million of them
     line = "".join(" " if character.isspace() else character for character in text[: 8 * limit])
     shown = "".join(character for character in line if not unicodedata.category(character).startswith("C"))
-    words = " ".join(shown.replace("<|", "").replace("|>", "").split())
+    while "<|" in shown or "|>" in shown:  # again, since "<<||" would leave a mark behind
+        shown = shown.replace("<|", "").replace("|>", "")
+    words = " ".join(shown.split())
     return words if len(words) <= limit else words[: limit - 1].rstrip() + "…"
 
 

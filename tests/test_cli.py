@@ -261,6 +261,14 @@ def test_inspect_names_series_verdict_prompt_and_reason(desk):
     assert "Series without number: CT · CHEST · scout · 2 frames · not read: scout (localizer)" in lines
 
 
+@pytest.mark.parametrize("command", ["inspect", "plan"])
+def test_a_series_that_is_not_there_is_a_mistake_before_anything_is_read(desk, command):
+    write_body(desk.input, count=1)
+    result = desk.type(command, desk.input, "--series", "1.2.3")
+    assert result.exit_code == 2
+    assert "There is no series 1.2.3" in result.stderr
+
+
 def test_plan_tells_slices_chunks_memory_and_time(desk):
     write_body(desk.input)
     told = desk.type("plan", desk.input, "--model", desk.checkpoint, "--precision", "fp32").stdout

@@ -32,6 +32,12 @@ def test_a_damaged_entry_counts_as_missing(tmp_path, damage):
     assert Ledger(tmp_path).find(key) is None
 
 
+def test_an_entry_that_cannot_be_opened_counts_as_missing(tmp_path):
+    key = entry_key({"pixels": ["a"]})
+    (tmp_path / f"{key}.json").mkdir()
+    assert Ledger(tmp_path).find(key) is None
+
+
 def test_an_entry_renamed_to_another_key_is_not_believed(tmp_path):
     key, other = entry_key({"n": 1}), entry_key({"n": 2})
     Ledger(tmp_path).save(key, ENTRY, {})

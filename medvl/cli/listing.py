@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from medvl.cli.console import Output, fail
 from medvl.cli.options import model_store
-from medvl.dicom.scan import require_images, scan
-from medvl.dicom.select import Choice
-from medvl.errors import InputError
+from medvl.dicom.scan import scan
+from medvl.dicom.select import Choice, wanted_studies
+from medvl.errors import InputError, SettingsError
 from medvl.pipeline.views import PlannedStudy, Wanted, plan_views
 from medvl.prompts import load_prompts
 from medvl.records import Scan, Study
@@ -26,7 +26,9 @@ _GIB = 2**30
 
 
 def inspect_paths(paths: Sequence[Path], series: tuple[str, ...], said: Output) -> None:
-    """List studies and series, what would be read, and why the rest would not; exit status 3 if nothing would."""
+    """List studies and series, what would be read, and why the rest would not; exit status 3 if nothing would,
+    2 if a series asked for is not there.
+    """
     found = scan(paths)
     prompts = load_prompts()
     studies = [_inspected(study, Wanted(series=series, windows=("header",)), prompts) for study in found.studies]
@@ -35,8 +37,8 @@ def inspect_paths(paths: Sequence[Path], series: tuple[str, ...], said: Output) 
         _say_study(study, said)
     _say_outside(_unread(found), said)
     try:
-        require_images(found)
-    except InputError as error:
+        wanted_studies(found, series)
+    except (InputError, SettingsError) as error:
         fail(said, str(error), error.exit_status, document)
     said.document(document)
 
@@ -46,12 +48,11 @@ def plan_paths(paths: Sequence[Path], settings: Settings, said: Output) -> None:
     from medvl.pipeline.model import choose_model, plan_study, wanted_views
     from medvl.planning.device import another_card, find_device
 
-    found = scan(paths)
-    require_images(found)
+    asked_for = wanted_studies(scan(paths), settings.series)
     model, prompts = choose_model(settings, model_store()), load_prompts()
     device = another_card(settings.memory_bytes) if settings.memory_bytes else find_device()
     documents = []
-    for study in found.studies:
+    for study in asked_for:
         planned = plan_views(study, wanted_views(settings, model.preferences), prompts)
         plan = plan_study(planned, model, settings, device)
         documents.append(_plan_document(planned, plan))

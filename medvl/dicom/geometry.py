@@ -26,6 +26,7 @@ DUPLICATE_WITHIN_MM = 0.01  # positions are decimal strings; scanners round to t
 UNEVEN_FROM_SPACINGS = 0.1
 TILT_FROM_DEGREES = 0.5
 FEWEST_CT_SLICES = 3
+_FRONTAL_VIEWS = frozenset({"", "AP", "PA"})  # of (0018,5101) View Position; empty: taken as most are
 AUTO_SLAB_MM = 3.0  # about what radiologists read; thinner slices are averaged so that none is skipped
 AUTO_SLAB_BELOW_MM = 2.0
 _Direction = Sequence[float] | NDArray[np.float64]
@@ -125,10 +126,15 @@ def _belong_together(one: Frame, other: Frame) -> bool:
     if (one.rows, one.columns) != (other.rows, other.columns) or not _same_spacing(one, other):
         return False
     if one.plane is None or other.plane is None:
-        return one.plane is other.plane
+        return one.plane is other.plane and _view(one) == _view(other)
     return _same_direction(one.plane.row_cosines, other.plane.row_cosines) and _same_direction(
         one.plane.column_cosines, other.plane.column_cosines
     )
+
+
+def _view(frame: Frame) -> tuple[tuple[str, ...], str]:
+    """What tells one projection from another: a frontal and a lateral film are often stored as one series."""
+    return frame.patient_orientation, frame.view_position
 
 
 def _same_spacing(one: Frame, other: Frame) -> bool:
@@ -173,10 +179,9 @@ def _unplaced_stack(series: Series, frames: list[Frame]) -> Stack:
     """Order frames that say nothing of their place by number."""
     ordered = sorted(frames, key=_instance_order)
     if series.modality in PROJECTION_MODALITIES:
-        plane: PlaneName = "projection"
-        notes = []
+        plane, notes = _projection_plane(frames[0]), []
     else:
-        plane = "axial" if series.modality == "CT" else "oblique"
+        plane = _oriented_plane(frames[0].patient_orientation)
         notes = ["no position: order by instance number, shown as stored, no millimetres along the stack"]
     if frames[0].pixel_spacing_mm is None:
         notes.append(_NO_PIXEL_SPACING)
@@ -316,12 +321,28 @@ def _notes(
 
 def _projection_turn(patient_orientation: tuple[str, ...]) -> DisplayTurn:
     """Turn a projection by (0020,0020) Patient Orientation; as stored when that says nothing (PS3.3 C.7.6.1.1.1)."""
+    directions = _directions(patient_orientation)
+    return display_turn(*directions) if directions else DisplayTurn()
+
+
+def _projection_plane(frame: Frame) -> PlaneName:
+    """Tell a view from the front or behind, which has a left and a right side, from every other one."""
+    plane = _oriented_plane(frame.patient_orientation)
+    frontal = plane == "coronal" or (plane == "unknown" and frame.view_position in _FRONTAL_VIEWS)
+    return "projection" if frontal else "other projection"
+
+
+def _oriented_plane(patient_orientation: tuple[str, ...]) -> PlaneName:
+    directions = _directions(patient_orientation)
+    return _DISPLAYS[_nearest_axis(np.cross(*directions))][0] if directions else "unknown"
+
+
+def _directions(patient_orientation: tuple[str, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Read the patient directions of rows and columns; None when the header does not give two different ones."""
     if len(patient_orientation) != 2:
-        return DisplayTurn()
+        return None
     across, down = (_letters_direction(letters) for letters in patient_orientation)
-    if not np.cross(across, down).any():
-        return DisplayTurn()
-    return display_turn(across, down)
+    return (across, down) if np.cross(across, down).any() else None
 
 
 def _letters_direction(letters: str) -> NDArray[np.float64]:

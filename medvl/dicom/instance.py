@@ -43,7 +43,7 @@ _SERIES = (
 )
 _INSTANCE = (
     "SOPClassUID SOPInstanceUID InstanceNumber AcquisitionNumber AcquisitionDate AcquisitionTime FrameOfReferenceUID "
-    "GantryDetectorTilt PatientOrientation Units"
+    "GantryDetectorTilt PatientOrientation ViewPosition Units"
 )
 _PIXELS = (
     "Rows Columns NumberOfFrames SamplesPerPixel PhotometricInterpretation BitsAllocated BitsStored "
@@ -293,6 +293,7 @@ def _frame_base(source: Source, header: Header, layout: PixelLayout) -> Frame:
         padding_value=_stored_value(dataset, "PixelPaddingValue", layout),
         padding_limit=_stored_value(dataset, "PixelPaddingRangeLimit", layout),
         patient_orientation=texts(dataset, "PatientOrientation"),
+        view_position=intern(text(dataset, "ViewPosition").upper()),
         gantry_tilt_degrees=number(dataset, "GantryDetectorTilt"),
         acquisition=intern(f"{text(dataset, 'AcquisitionNumber')} {text(dataset, 'AcquisitionDate')}".strip()),
         acquired_at_s=_seconds(text(dataset, "AcquisitionTime")),
@@ -347,11 +348,13 @@ def _windows_of(voi: Dataset) -> tuple[Window, ...]:
 
 
 def _stored_value(dataset: Dataset, keyword: str, layout: PixelLayout) -> int | None:
-    """Read a stored value; some writers leave a negative one unsigned."""
+    """Read a stored value; some writers leave a negative one unsigned, or write one for unsigned pixels."""
     value = integer(dataset, keyword)
-    if value is not None and layout.signed and value >= 1 << (layout.bits_allocated - 1):
+    if value is None:
+        return None
+    if layout.signed and value >= 1 << (layout.bits_allocated - 1):
         return value - (1 << layout.bits_allocated)
-    return value
+    return value + (1 << layout.bits_allocated) if value < 0 and not layout.signed else value
 
 
 def _seconds(time: str) -> float | None:

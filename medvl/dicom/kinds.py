@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pydicom.uid import UID, MediaStorageDirectoryStorage, RTImageStorage
 
 from medvl.dicom.geometry import PROJECTION_MODALITIES
-from medvl.dicom.instance import Instance
+from medvl.dicom.instance import Instance, SeriesFacts
 
 # Modalities that medvl's prompts speak of. Others are read when asked for by UID.
 READ_MODALITIES = frozenset({"CT", "MR", "CR", "DX", "DR", "RG"})
@@ -46,7 +46,8 @@ _CAPTURE_WORDS = frozenset({"SCREEN SAVE", "SCREENSHOT", "SCREEN", "CAPTURE", "S
 _DOSE_WORDS = frozenset({"DOSE_INFO", "DOSE INFO", "CT_SOM5 PROT", "CT_SOM7 PROT", "PROT"})
 
 _DOSE = re.compile(r"\bdose[ _-]?(report|info|page|record|summary|sheet)|\b(patient|exam) protocol\b", re.IGNORECASE)
-_SCOUT = re.compile(r"\b(scout|topogram|surview|scanogram|locali[sz]er|survey|pilot)\b", re.IGNORECASE)
+_SCOUT = re.compile(r"\b(scout|topogram|surview|scanogram|locali[sz]er)\b", re.IGNORECASE)
+_MR_SCOUT = re.compile(r"\b(survey|pilot)\b", re.IGNORECASE)  # elsewhere a bone survey, a pilot study
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ def _why_not_worth_reading(instance: Instance) -> str:
     series, words = instance.series, frozenset(instance.series.image_type)
     if words & _DOSE_WORDS or _DOSE.search(series.description):
         return "dose or protocol page"
-    if words & _SCOUT_WORDS or _SCOUT.search(series.description):
+    if words & _SCOUT_WORDS or _is_named_scout(series):
         return "scout (localizer)"
     if words & _CAPTURE_WORDS or (instance.sop_class_uid.startswith(_SECONDARY_CAPTURE) and not _has_place(instance)):
         return "secondary capture (a picture of a screen or a paper)"
@@ -83,6 +84,13 @@ def _why_not_worth_reading(instance: Instance) -> str:
     if series.modality not in READ_MODALITIES:
         return f"modality {series.modality or 'unknown'}, read only when asked for"
     return ""
+
+
+def _is_named_scout(series: SeriesFacts) -> bool:
+    if series.modality in PROJECTION_MODALITIES:  # a plain film before contrast is called a scout, too
+        return False
+    names = [_SCOUT, _MR_SCOUT] if series.modality == "MR" else [_SCOUT]
+    return any(name.search(series.description) for name in names)
 
 
 def _has_place(instance: Instance) -> bool:

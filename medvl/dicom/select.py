@@ -13,10 +13,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from medvl.dicom.geometry import stack_series
+from medvl.dicom.geometry import PROJECTION_MODALITIES, stack_series
 from medvl.dicom.kernels import kernel_kind
+from medvl.dicom.scan import require_images
 from medvl.errors import SettingsError
-from medvl.records import Frame, Series, Stack, Study
+from medvl.records import Frame, Scan, Series, Stack, Study
 
 KernelWish = Literal["sharp", "soft", "any"]
 GOOD_THICKNESS_MM = (1.0, 3.0)
@@ -34,10 +35,20 @@ class Choice:
     reason: str
 
 
-def check_wanted(studies: Iterable[Study], wanted: tuple[str, ...]) -> None:
-    """Raise SettingsError, naming what there is, if a Series Instance UID was asked for that no study has."""
+def wanted_studies(found: Scan, wanted: tuple[str, ...]) -> tuple[Study, ...]:
+    """Return the studies to read: all of them, or those that have a series asked for by its UID.
+
+    Raises InputError when there is nothing to read, SettingsError, naming what there is, if no study has such a series.
+    """
+    if wanted == ("auto",) or not any(study.series for study in found.studies):
+        require_images(found)
     if wanted in (("auto",), ("all",)):
-        return
+        return found.studies
+    _check_known(found.studies, wanted)
+    return tuple(study for study in found.studies if any(series.uid in wanted for series in study.series))
+
+
+def _check_known(studies: Iterable[Study], wanted: tuple[str, ...]) -> None:
     known = {series.uid: series for study in studies for series in study.series}
     unknown = [uid for uid in wanted if uid not in known]
     if unknown:
@@ -54,7 +65,7 @@ def select_series(
 ) -> tuple[Choice, ...]:
     """Decide for each series of a study whether it is read.
 
-    wanted: ("auto",), ("all",) or Series Instance UIDs; those of other studies are passed over, see `check_wanted`.
+    wanted: ("auto",), ("all",) or Series Instance UIDs; those of other studies are passed over, see `wanted_studies`.
     kernel_for: the kernel that the prompt of a series would like.
     """
     if wanted == ("auto",):
@@ -122,7 +133,7 @@ def _candidate(series: Series, wish: KernelWish) -> _Candidate:
     return _Candidate(
         series=series,
         stack=stack,
-        off_axial=stack.plane != "axial",
+        off_axial=stack.plane not in ("axial", "unknown"),
         derived=series.image_type[:1] == ("DERIVED",),
         kernel_misfit=_kernel_misfit(series, wish),
         thickness_misfit_mm=_thickness_misfit_mm(stack),
@@ -198,8 +209,9 @@ def _corners(frame: Frame) -> list[NDArray[np.float64]]:
 
 
 def _why(chosen: _Candidate, others: list[_Candidate]) -> str:
-    plane = chosen.stack.plane
-    kind = "X-ray" if plane == "projection" else f"{plane} {chosen.series.modality}"
+    plane, modality = chosen.stack.plane, chosen.series.modality
+    kind = modality if plane == "unknown" else f"{plane} {modality}"
+    kind = "X-ray" if modality in PROJECTION_MODALITIES else kind
     if not others:
         return f"{kind} series"
     listed = ", ".join(_title(each.series) for each in others)

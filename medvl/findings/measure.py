@@ -18,6 +18,8 @@ from medvl.records import Box, PictureGeometry, PlaneName, Side, Slab, Slice, St
 _MIDLINE_MM = 10.0
 _MIDLINE_SHARE = 0.03  # of the body's width; the smaller of the two counts, so that a head is not all midline
 _BILATERAL_SHARE = 0.2  # of the body's width that a box must reach beyond the midline, to either side
+_EDGE_PX = 1  # resizing may darken the outermost pixel
+_WHOLE_SHARE = 0.25  # of the rows, that must show both flanks
 _ALONG = 0.7  # cosine of 45°: the picture's horizontal counts as the patient's left–right axis
 
 
@@ -40,11 +42,12 @@ class Place:
 
 
 def find_silhouette(grey: NDArray[np.uint8]) -> Silhouette | None:
-    """Find the body in a picture under any window; None where there is nothing but background.
+    """Find the body in a picture under any window; None where it is not seen, or where one of its flanks is cut off.
 
     grey: (rows, columns) or (rows, columns, 3).
     The middle of the body is the median over rows of the middle between its two outlines: a table, a blanket or a
-    tube fills few rows or lies on both sides, and moves a median little.
+    tube fills few rows or lies on both sides, and moves a median little. Rows that reach one edge of the picture alone
+    belong to a field of view that leaves a flank out: their middle is not the body's.
     """
     level = grey if grey.ndim == 2 else grey.max(axis=2)
     body = level > _otsu_threshold(level)
@@ -56,7 +59,10 @@ def find_silhouette(grey: NDArray[np.uint8]) -> Silhouette | None:
     right = body.shape[1] - firm[:, ::-1].argmax(axis=1)
     width = right - left
     wide = width >= 0.5 * np.percentile(width, 90)
-    return Silhouette(float(np.median((left + right)[wide] / 2)), float(np.median(width[wide])))
+    whole = wide & ((left <= _EDGE_PX) == (right >= body.shape[1] - _EDGE_PX))
+    if whole.sum() < _WHOLE_SHARE * wide.sum():
+        return None
+    return Silhouette(float(np.median((left + right)[whole] / 2)), float(np.median(width[whole])))
 
 
 def measure_box(box: Box, geometry: PictureGeometry, stack: Stack, first: Slab, last: Slab) -> Place:

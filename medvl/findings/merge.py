@@ -59,6 +59,8 @@ def _group(findings: Sequence[Finding]) -> list[list[Finding]]:
 
 
 def _is_same_place(one: Finding, other: Finding) -> bool:
+    if one.extent_mm is None or other.extent_mm is None:  # neighbours by number only: two X-rays may be two views
+        return _picture(one) == _picture(other) and _overlap(one.box, other.box) >= _SAME_BOX_IOU
     apart_mm = _distance_in_plane_mm(one, other)
     if apart_mm is None or one.center_lps_mm is None or other.center_lps_mm is None:
         return _overlap(one.box, other.box) >= _SAME_BOX_IOU
@@ -75,6 +77,10 @@ def _distance_in_plane_mm(one: Finding, other: Finding) -> float | None:
         return None
     units = one.box.x2 - one.box.x1 + other.box.x2 - other.box.x1
     return math.dist(_center(one.box), _center(other.box)) * (one.width_mm + other.width_mm) / units
+
+
+def _picture(finding: Finding) -> tuple[str, int, int]:
+    return finding.sop_instance_uid, finding.frame_index, finding.key_slice
 
 
 def _diameter_mm(finding: Finding) -> float:

@@ -40,7 +40,9 @@ _Word = TypeVar("_Word", bound=str)
 _FIELDS = frozenset({"slice", "bbox_2d", "observation"})
 _LOOP = re.compile(r"(\D{3,40}?)\1{3,}")  # the same words four times running: the model was caught in a loop
 # A list of abnormalities may hold a remark that there is none; it must not become a finding.
-_ABSENCE = re.compile(r"(no|none|without)\b.*|(normal|unremarkable)( \w+)?|未见.*|正常|无异常", re.IGNORECASE)
+_ABSENCE = re.compile(
+    r"(no|none|without)\b.*|(normal|unremarkable)( \w+)?|未(见|发现).*|正常|无(明显)?异常", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,8 @@ def parse_reply(text: str, tokens: Sequence[Token], context: ChunkContext) -> Pa
             claims[claim] = item
     if len(claims) > MAX_FINDINGS:
         problems.append(f"{len(claims)} findings were given; the first {MAX_FINDINGS} were kept")
+    elif len(recovered.items) >= MAX_FINDINGS:
+        problems.append(f"the list was full with {MAX_FINDINGS} entries; there may be more to see")
     kept = list(claims.items())[:MAX_FINDINGS]
     findings = tuple(_tie_claim(claim, item, token_map, context) for claim, item in kept)
     return ParsedReply(findings, tuple(problems), recovered.found)
@@ -213,6 +217,8 @@ def _tie_claim(claim: _Claim, item: Item, token_map: TokenMap, context: ChunkCon
 
 def _side_notes(said: Side, found: Side | None, *, from_display: bool) -> tuple[str, ...]:
     notes = []
+    if found is None and said != "none":
+        notes.append("the side is the model's word; geometry cannot tell it here")
     if found is not None and said not in ("none", found):
         notes.append(f"the model said {said}; the position is {found}")
     if found is not None and from_display:

@@ -34,6 +34,7 @@ from medvl.report.document import (
 )
 from medvl.report.images import contact_sheet, encode_image
 from medvl.settings import Language
+from medvl.text import counted
 
 NOT_REACHED = "not reached yet: the run ended before"
 _MAX_KEY_IMAGES = 24
@@ -146,10 +147,28 @@ def report_series(
 
 
 def unread_files(planned: PlannedStudy) -> tuple[UnreadFile, ...]:
-    """List the study's files that hold nothing to read."""
+    """List the study's files that hold nothing to read, and those that are lost."""
     return tuple(
-        UnreadFile(each.source.name, each.reason, each.series_uid, each.frame_count) for each in planned.study.unread
+        UnreadFile(each.source.name, each.reason, each.series_uid, each.frame_count, each.lost)
+        for each in planned.study.unread
     )
+
+
+def study_warnings(planned: PlannedStudy) -> tuple[str, ...]:
+    """Say what a reader of the report must know before anything else: phases left out, identity in the pixels."""
+    warnings = []
+    for series in (choice.series for choice in planned.choices if choice.read):
+        name = "series without number" if series.number is None else f"series {series.number}"
+        left_out = sum(each.series_uid == series.uid for each in planned.unread)
+        if left_out:
+            frames = counted(left_out, "frame")
+            warnings.append(f"{frames} of {name} at positions already taken: not read, and perhaps another phase")
+        if series.burned_in_annotation:
+            warnings.append(
+                f"{name} has (0028,0301) Burned In Annotation: its pictures may show who the patient is, "
+                "and --deidentify leaves pixels as they are"
+            )
+    return tuple(warnings)
 
 
 def count_slices(planned: PlannedStudy, series: Sequence[SeriesReport]) -> tuple[int, int]:

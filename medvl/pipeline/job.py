@@ -20,6 +20,7 @@ from medvl.pipeline.compose import (
     gather_evidence,
     gather_views,
     report_series,
+    study_warnings,
     unread_files,
     write_impression,
 )
@@ -121,7 +122,7 @@ class StudyJob:
             slices_read=read,
             slices_found=found,
             finding_count=len(document.findings),
-            chunks_read_now=sum(1 for each in readings if each.entry) - known,
+            chunks_read_now=max(0, sum(1 for each in readings if each.entry) - known),  # an interrupt may come early
             chunks_known=known,
             seconds=round(monotonic() - self._clock, 3),
         )
@@ -145,7 +146,7 @@ class StudyJob:
             patient=study.patient,
             study=StudyFacts(study.uid, study.key, study.date, study.time, study.description, study.accession),
             status=_status(series, counts),
-            warnings=(identity.warning,) if identity.warning else (),
+            warnings=(*filter(None, [identity.warning]), *study_warnings(planned)),
             impression=write_impression(findings, reader, prompt, counts, settings.language),
             findings=findings,
             key_images=evidence.key_images,

@@ -223,7 +223,7 @@ def prompt_text(planned: PlannedView, shown: Sequence[Slab]) -> PromptText:
     facts = ReadFacts(
         modality=stack.series.modality,
         body_part=stack.series.body_part,
-        plane=stack.plane,
+        plane="" if stack.plane == "unknown" else stack.plane,
         window=", ".join(window.label for window in view.rendering.windows),
         slice_count=len(shown),
         slice_spacing_mm=_between_pictures_mm(shown),

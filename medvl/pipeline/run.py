@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from medvl.dicom.scan import require_images, scan
-from medvl.dicom.select import check_wanted
+from medvl.dicom.scan import scan
+from medvl.dicom.select import wanted_studies
 from medvl.errors import InputError
 from medvl.ledger import lock
 from medvl.pipeline.job import Desk, StudyJob
@@ -53,14 +53,12 @@ class StudyRun:
         is missing, OutputError, SettingsError; KeyboardInterrupt after a partial report is written.
         """
         found = scan(paths, progress=self._watcher.scanned)
-        check_wanted(found.studies, self._settings.series)
-        if self._settings.series == ("auto",) or not any(study.series for study in found.studies):
-            require_images(found)
+        asked_for = wanted_studies(found, self._settings.series)
         model = choose_model(self._settings, self._store)
         wanted = wanted_views(self._settings, model.preferences)
         desk = self._desk(model, locate_model(self._settings.model, self._store))
         try:
-            studies = tuple(self._read_or_report(study, wanted, desk) for study in found.studies)
+            studies = tuple(self._read_or_report(study, wanted, desk) for study in asked_for)
         finally:
             if self._reader is not None:
                 self._reader.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-_CHARACTERS_PER_TOKEN = 4.0  # of English prose in Qwen's vocabulary; the plan says when it had to estimate
+_CHARACTERS_PER_TOKEN = 4.0  # of English prose in Qwen's vocabulary
 _WIDE_CHARACTERS_PER_TOKEN = 1.4  # of Chinese
 
 
@@ -16,11 +16,6 @@ class TokenCounter:
 
         path = folder / "tokenizer.json" if folder else None
         self._tokenizer = Tokenizer.from_file(str(path)) if path and path.exists() else None
-
-    @property
-    def exact(self) -> bool:
-        """Whether the counts are the model's own."""
-        return self._tokenizer is not None
 
     def count(self, text: str) -> int:
         """Count the tokens of a text, special ones left out."""

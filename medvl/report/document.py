@@ -102,12 +102,13 @@ class Impression:
 
 @dataclass(frozen=True, slots=True)
 class UnreadFile:
-    """A file of the study that holds nothing to read, and why."""
+    """A file of the study that holds nothing to read or cannot be read, and why."""
 
     file: str
     reason: str
     series_uid: str
     frame_count: int
+    lost: bool = False  # an image that should have been read, but is damaged, truncated or out of reach
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,8 @@ class StudyPage:
     document: ReportDocument
     words: Words
     coverage: tuple[SeriesCoverage, ...]
-    unread_files: tuple[ReasonGroup, ...]
+    unread_files: tuple[ReasonGroup, ...]  # that hold nothing to read
+    lost_files: tuple[ReasonGroup, ...]  # that should have been read
     key_images: tuple[KeyPicture, ...]
     sheets: tuple[Sheet, ...]
 
@@ -93,8 +94,9 @@ class StudyPage:
 
     @property
     def frame_count(self) -> int:
-        """Frames found in the study's series."""
-        return sum(len(series.slices) for series in self.document.series)
+        """Frames found in the study's series, those of damaged files included."""
+        lost = sum(group.count for group in self.lost_files)
+        return lost + sum(len(series.slices) for series in self.document.series)
 
     @property
     def read_count(self) -> int:
@@ -175,13 +177,13 @@ def _studies(patient_folder: Path, read: Callable[[Path], Kind]) -> Iterator[tup
 
 
 def _study_page(anchor: str, document: ReportDocument, image_folder: Path) -> StudyPage:
-    unread = ((file.file, file.reason, file.frame_count) for file in document.unread_files)
     return StudyPage(
         anchor=anchor,
         document=document,
         words=words_of(document.language),
         coverage=coverage_of(document),
-        unread_files=group_by_reason(unread),
+        unread_files=_unread_files(document, lost=False),
+        lost_files=_unread_files(document, lost=True),
         key_images=tuple(_key_pictures(document, image_folder)),
         sheets=tuple(
             Sheet(
@@ -197,9 +199,15 @@ def _study_page(anchor: str, document: ReportDocument, image_folder: Path) -> St
     )
 
 
+def _unread_files(document: ReportDocument, *, lost: bool) -> tuple[ReasonGroup, ...]:
+    files = (file for file in document.unread_files if file.lost is lost)
+    return group_by_reason((file.file, file.reason, file.frame_count) for file in files)
+
+
 def _key_pictures(document: ReportDocument, image_folder: Path) -> Iterator[KeyPicture]:
     findings = {finding.number: finding for finding in document.findings}
-    planes = {series.uid: series.plane for series in document.series}
+    # By view, since a series of several stacks may hold several planes.
+    planes = {(series.uid, view.name): series.plane for series in document.series for view in series.views}
     seen: set[int] = set()
     for key in document.key_images:
         finding = findings.get(key.finding)
@@ -210,7 +218,7 @@ def _key_pictures(document: ReportDocument, image_folder: Path) -> Iterator[KeyP
             url=_data_url(image_folder / Path(key.file).name),
             what=" · ".join(part for part in (finding.observation, finding.site) if part),
             box=key.box,
-            edges=tuple(_EDGES.get(planes.get(finding.series_uid) or "", {}).items()),
+            edges=tuple(_EDGES.get(planes.get((finding.series_uid, finding.view)) or "", {}).items()),
             first=key.finding not in seen,
         )
         seen.add(key.finding)

@@ -98,6 +98,15 @@ def test_the_padding_range_lies_on_either_side_of_its_value(tmp_path, value, lim
     assert padding_range(frame) == expected
 
 
+def test_negative_padding_of_unsigned_pixels_is_read_as_it_lies_in_the_file(tmp_path):
+    stored = np.array([[63536, 1024]], np.uint16)
+    header = make_instance(stored=stored)
+    header.add_new("PixelPaddingValue", "SS", -2000)  # 65536 − 2000
+    name = "a.dcm"
+    (frame,) = read_instance(Source(write_dataset(tmp_path / name, header), name)).frames
+    assert padding_range(frame) == (63536, 63536)
+
+
 def test_frames_without_padding_have_no_padding_range(tmp_path):
     assert padding_range(write_frame(tmp_path, noise())) is None
 

@@ -130,24 +130,46 @@ def test_any_stored_turn_and_file_order_give_one_display(plane, stored, order):
 
 
 @pytest.mark.parametrize(
-    ("orientation", "turn"),
+    ("orientation", "plane", "turn"),
     [
-        (("L", "F"), DisplayTurn()),
-        (("R", "F"), DisplayTurn(flip_columns=True)),
-        (("L", "H"), DisplayTurn(flip_rows=True)),
-        (("F", "L"), DisplayTurn(transpose=True)),
-        (("P", "F"), DisplayTurn()),  # lateral: anterior at the viewer's left
-        (("A", "F"), DisplayTurn(flip_columns=True)),
-        (("LF", "FR"), DisplayTurn()),  # a little rotated
-        (("L", "L"), DisplayTurn()),  # says nothing
-        (("L",), DisplayTurn()),
-        ((), DisplayTurn()),
+        (("L", "F"), "projection", DisplayTurn()),
+        (("R", "F"), "projection", DisplayTurn(flip_columns=True)),
+        (("L", "H"), "projection", DisplayTurn(flip_rows=True)),
+        (("F", "L"), "projection", DisplayTurn(transpose=True)),
+        (("P", "F"), "other projection", DisplayTurn()),  # lateral: anterior at the viewer's left
+        (("A", "F"), "other projection", DisplayTurn(flip_columns=True)),
+        (("LF", "FR"), "projection", DisplayTurn()),  # a little rotated
+        (("L", "L"), "projection", DisplayTurn()),  # says nothing
+        (("L",), "projection", DisplayTurn()),
+        ((), "projection", DisplayTurn()),
     ],
 )
-def test_projections_are_turned_by_patient_orientation(orientation, turn):
+def test_projections_are_turned_by_patient_orientation(orientation, plane, turn):
     frame = replace(a_frame(None, AXIAL), patient_orientation=orientation)
     (stack,), _ = stack_series(a_series([frame], "DX"))
-    assert (stack.plane, stack.turn, stack.notes) == ("projection", turn, ())
+    assert (stack.plane, stack.turn, stack.notes) == (plane, turn, ())
+
+
+@pytest.mark.parametrize(("view", "plane"), [("PA", "projection"), ("LL", "other projection")])
+def test_without_orientation_the_view_position_tells_a_frontal_film(view, plane):
+    frame = replace(a_frame(None, AXIAL), view_position=view)
+    (stack,), _ = stack_series(a_series([frame], "CR"))
+    assert stack.plane == plane
+
+
+def test_a_frontal_and_a_lateral_film_of_one_series_are_two_stacks():
+    frontal = replace(a_frame(None, AXIAL), patient_orientation=("R", "F"))
+    lateral = replace(a_frame(None, AXIAL), patient_orientation=("A", "H"))
+    stacks, _ = stack_series(a_series([frontal, lateral], "DX"))
+    assert [(one.plane, one.turn) for one in stacks] == [
+        ("projection", DisplayTurn(flip_columns=True)),
+        ("other projection", DisplayTurn(flip_rows=True, flip_columns=True)),
+    ]
+
+
+def test_slices_without_any_orientation_have_no_plane():
+    (stack,), _ = stack_series(a_series([a_frame(None, AXIAL)], "CT"))
+    assert (stack.plane, stack.turn) == ("unknown", DisplayTurn())
 
 
 # --- what is unusual ---------------------------------------------------------------------------------------------

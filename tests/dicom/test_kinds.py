@@ -22,6 +22,9 @@ CAPTURE = "secondary capture (a picture of a screen or a paper)"
         ({"description": "Low dose chest"}, ""),
         ({"image_type": ("ORIGINAL", "PRIMARY", "LOCALIZER")}, "scout (localizer)"),
         ({"description": "Topogram 0.6 T20f"}, "scout (localizer)"),
+        ({"description": "Survey", "modality": "MR"}, "scout (localizer)"),
+        ({"description": "Low dose skeletal survey"}, ""),  # CT of the whole body for myeloma
+        ({"description": "Abdomen scout", "modality": "DX"}, ""),  # the plain film before contrast
         ({"description": "Dose Report"}, "dose or protocol page"),
         ({"image_type": ("DERIVED", "SECONDARY", "OTHER", "CT_SOM5 PROT")}, "dose or protocol page"),
         (

@@ -6,7 +6,7 @@ import pytest
 
 from medvl.dicom.kernels import kernel_kind
 from medvl.dicom.scan import scan
-from medvl.dicom.select import Choice, check_wanted, select_series
+from medvl.dicom.select import Choice, select_series, wanted_studies
 from medvl.errors import SettingsError
 from tests.builders import CORONAL, uid, write_series
 
@@ -123,13 +123,20 @@ def test_exactly_the_series_asked_for_are_read(tmp_path):
 
 def test_an_unknown_series_is_an_error_that_names_the_known_ones(tmp_path):
     write_series(tmp_path, description="Thorax")
-    studies = scan([tmp_path]).studies
+    found = scan([tmp_path])
     known = uid("study", "series")
     with pytest.raises(SettingsError, match=rf'no series 1\.2\.3\..*found here: {known} \(series 1 "Thorax"\)'):
-        check_wanted(studies, ("1.2.3", known))
-    check_wanted(studies, (known,))
-    check_wanted(studies, ("auto",))
-    check_wanted(studies, ("all",))
+        wanted_studies(found, ("1.2.3", known))
+    for wanted in ((known,), ("auto",), ("all",)):
+        assert wanted_studies(found, wanted) == found.studies
+
+
+def test_only_the_study_of_a_series_asked_for_is_read(tmp_path):
+    for study in ("one", "other"):
+        write_series(tmp_path / study, study=study, count=1)
+    found = scan([tmp_path])
+    (asked_for,) = wanted_studies(found, (uid("other", "series"),))
+    assert (len(found.studies), asked_for.uid) == (2, uid("other"))
 
 
 @pytest.mark.parametrize(

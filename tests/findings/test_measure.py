@@ -91,6 +91,20 @@ def test_without_geometry_nothing_is_given_in_millimetres() -> None:
     assert place.box_stored_px == (-0.5, -0.5, 4.5, 4.5)
 
 
+def test_a_body_cut_off_on_one_side_has_no_midline() -> None:
+    grey = np.zeros((100, 100), np.uint8)
+    grey[10:90, 0:60] = 200  # a field of view of one lung: 30 px is not the middle of this body
+    assert find_silhouette(grey) is None
+    grey[10:40, 20:60], grey[10:40, :20] = 200, 0  # 30 of 80 rows show both flanks, from 20 to 60
+    assert find_silhouette(grey) == Silhouette(40.0, 40.0)
+
+
+def test_a_body_that_fills_the_picture_is_taken_as_centred() -> None:
+    grey = np.zeros((100, 100), np.uint8)
+    grey[10:90] = 200
+    assert find_silhouette(grey) == Silhouette(50.0, 100.0)
+
+
 @pytest.mark.parametrize(
     ("x1", "x2", "side"),
     [
@@ -129,7 +143,8 @@ def test_a_sagittal_picture_tells_no_side() -> None:
 def test_a_projection_is_read_by_the_display_convention() -> None:
     unplaced = make_geometry(plane=False)
     assert judge_side(Box(200, 100, 240, 120), unplaced, BODY, "projection") == "right"
-    assert judge_side(Box(200, 100, 240, 120), unplaced, BODY, "oblique") is None
+    for plane in ("other projection", "unknown"):
+        assert judge_side(Box(200, 100, 240, 120), unplaced, BODY, plane) is None
 
 
 def test_without_a_body_there_is_no_side() -> None:

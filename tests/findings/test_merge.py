@@ -46,6 +46,15 @@ def test_another_window_of_the_same_place_is_the_same_finding() -> None:
     assert finding.view == "mediastinum"
 
 
+def test_pictures_without_a_place_in_the_patient_are_no_neighbours() -> None:
+    # A frontal and a lateral film of one series: consecutive numbers, like boxes, two different places.
+    unplaced = {"center_lps_mm": None, "width_mm": None, "height_mm": None, "depth_mm": None, "extent_mm": None}
+    frontal = make_finding(**unplaced, first_slice=1, last_slice=1, key_slice=1, sop_instance_uid="1.2.1")
+    lateral = make_finding(**unplaced, first_slice=2, last_slice=2, key_slice=2, sop_instance_uid="1.2.2")
+    assert len(merge_findings([frontal, lateral])) == 2
+    assert len(merge_findings([frontal, replace(frontal, view="75/215")])) == 1
+
+
 @pytest.mark.parametrize(("x_mm", "count"), [(7.0, 1), (8.0, 2)])
 def test_lesions_are_one_within_half_their_mean_diameter(x_mm: float, count: int) -> None:
     assert len(merge_findings([make_finding(), moved(x_mm)])) == count  # 20 × 10 mm: 15 mm, half is 7.5

@@ -146,7 +146,16 @@ def test_no_more_than_eight_findings_are_kept() -> None:
     assert parsed.problems == ("10 findings were given; the first 8 were kept",)
 
 
-@pytest.mark.parametrize("text", ["none", "No nodule", "normal", "Normal lungs", "未见异常", ""])
+@pytest.mark.parametrize(("count", "problems"), [(7, 0), (8, 1)])
+def test_a_full_list_is_said_since_it_may_hide_more(count: int, problems: int) -> None:
+    parsed = parse(make_reply(*(make_entry(bbox_2d=[10 * n, 0, 10 * n + 5, 9]) for n in range(count))))
+    assert len(parsed.findings) == count
+    assert parsed.problems == ("the list was full with 8 entries; there may be more to see",) * problems
+
+
+@pytest.mark.parametrize(
+    "text", ["none", "No nodule", "normal", "Normal lungs", "未见异常", "未发现结节", "无明显异常", ""]
+)
 def test_a_remark_that_there_is_nothing_is_no_finding(text: str) -> None:
     parsed = parse(make_reply(make_entry(observation=text)))
     assert (parsed.findings, parsed.problems) == ((), ("entry 1 reports no abnormality and was dropped",))
@@ -177,7 +186,8 @@ def test_a_side_that_contradicts_the_position_is_noted() -> None:
 
 def test_without_a_body_the_side_is_as_said() -> None:
     [finding] = parse(make_reply(make_entry(side="left")), silhouette=None).findings
-    assert (finding.side, finding.notes) == ("left", ())
+    assert finding.side == "left"
+    assert finding.notes == ("the side is the model's word; geometry cannot tell it here",)
 
 
 def test_the_side_on_a_projection_is_named_as_a_convention() -> None:

@@ -116,6 +116,28 @@ def test_each_frame_left_out_has_its_reason(bench):
     assert [fate.not_read_because.startswith("same position as") for fate in doubles] == [True]
 
 
+def test_frames_left_out_at_one_position_stand_in_red(bench):
+    write_body(bench.input, count=6, duplicate_at=2)
+    bench.run(ScriptedReader())
+    *_, warning = bench.report().warnings  # the model's own comes first
+    assert warning.startswith("1 frame of series 1 at positions already taken: not read")
+
+
+def test_identity_in_the_pixels_stands_in_red(bench):
+    write_body(bench.input, count=3, extra={"BurnedInAnnotation": "YES"})
+    bench.run(ScriptedReader())
+    *_, warning = bench.report().warnings  # the model's own comes first
+    assert "(0028,0301) Burned In Annotation" in warning
+
+
+def test_a_study_without_the_series_asked_for_keeps_its_report(bench):
+    write_body(bench.input / "a", count=3)
+    write_body(bench.input / "b", count=3, study="other")
+    bench.run(ScriptedReader())
+    outcome = bench.run(ScriptedReader(), series=(uid("other", "series"),))
+    assert [(study.status, study.slices_read) for study in outcome.studies] == [("complete", 3)]
+
+
 def write_mixed_study(bench: Bench) -> list[tuple[str, int]]:
     """Two axial series, one zipped; a scout, a report, a duplicate, a truncated slice, a double position, a text.
 

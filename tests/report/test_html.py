@@ -11,7 +11,7 @@ import pytest
 
 import medvl.report
 from medvl.errors import InputError
-from medvl.report.document import Impression
+from medvl.report.document import Impression, UnreadFile
 from medvl.report.html import write_index, write_patient_page
 from medvl.report.write import write_study
 from tests.report.examples import (
@@ -159,6 +159,28 @@ def test_pictures_of_unknown_orientation_show_no_letters(tmp_path):
     report = replace(report, series=(replace(report.series[0], plane="oblique"), *report.series[1:]))
     page_of(tmp_path, report)
     assert 'class="edge' not in (tmp_path / "p" / "index.html").read_text("utf-8")
+
+
+def test_stacks_of_one_series_keep_their_own_letters(tmp_path):
+    report = a_report()
+    axial = report.series[0]
+    views = tuple(replace(view, name=f"stack 2, {view.name}") for view in axial.views)
+    report = replace(report, series=(axial, replace(axial, plane="sagittal", views=views)))
+    page_of(tmp_path, report)
+    text = (tmp_path / "p" / "index.html").read_text("utf-8")
+    assert set(re.findall(r'<span class="edge left" aria-hidden="true">(\w)</span>', text)) == {"R"}
+
+
+def test_lost_images_are_told_from_files_with_nothing_to_read(tmp_path):
+    report = a_report()
+    lost = UnreadFile("CT_case/IM9", "truncated", "1.2.3", 2, lost=True)
+    report = replace(report, unread_files=(*report.unread_files, lost))
+    page_of(tmp_path, report)
+    text = (tmp_path / "p" / "index.html").read_text("utf-8")
+    assert '<strong class="red">Images that could not be read</strong> (2)' in text
+    assert "Files with nothing to read (2)" in text
+    frames = sum(len(series.slices) for series in report.series)
+    assert f"Of {frames + 2} frames found" in text
 
 
 def test_no_finding_never_reads_as_normal(tmp_path):
