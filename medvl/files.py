@@ -8,6 +8,8 @@ from pathlib import Path
 
 from medvl.errors import OutputError
 
+PARTIAL = ".part"  # a file being written; left behind only by a crash
+
 
 def write_private(path: Path, content: bytes) -> None:
     """Write a file for its owner only (0600), through a temporary file, a flush to disk and a rename.
@@ -39,7 +41,9 @@ def cannot_write(path: Path, error: OSError) -> OutputError:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mkstemp makes it 0600
+    descriptor, temporary = tempfile.mkstemp(
+        prefix=f".{path.name}.", suffix=PARTIAL, dir=path.parent
+    )  # mkstemp makes it 0600
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)

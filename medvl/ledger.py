@@ -17,7 +17,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from medvl.files import cannot_write, make_private_folder, write_private
+from medvl.files import PARTIAL, cannot_write, make_private_folder, write_private
 from medvl.records import ReaderIdentity, Reading, Token
 
 FORMAT = 1
@@ -87,7 +87,10 @@ class Ledger:
 
 @contextmanager
 def lock(folder: Path, *, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold a study's folder alone; a second run calls `on_wait` once and waits. The lock dies with its process."""
+    """Hold a study's folder alone; a second run calls `on_wait` once and waits. The lock dies with its process.
+
+    What a crashed run was writing into the folder is removed.
+    """
     try:
         make_private_folder(folder)
         held = FileLock(folder / ".lock", mode=0o600)
@@ -96,6 +99,8 @@ def lock(folder: Path, *, on_wait: Callable[[], None] = lambda: None) -> Iterato
         except Timeout:
             on_wait()
             held.acquire()
+        for leftover in folder.glob(f".*{PARTIAL}"):
+            leftover.unlink(missing_ok=True)
     except OSError as error:
         raise cannot_write(folder, error) from error
     try:

@@ -79,3 +79,10 @@ def test_a_second_run_says_that_it_waits_and_then_goes_on(tmp_path):
         events.append("first ends")
     thread.join(timeout=10)
     assert events == ["waits", "first ends", "reads"]
+
+
+def test_what_a_crashed_run_left_half_written_is_removed(tmp_path):
+    leftover = tmp_path / ".index.html.abc.part"
+    leftover.write_text("half a page")
+    with lock(tmp_path):
+        assert not leftover.exists()

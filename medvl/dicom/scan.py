@@ -79,9 +79,9 @@ class _StudyParts:
 class _Found:
     """What has been found so far."""
 
-    studies: dict[str, _StudyParts] = field(default_factory=dict)
+    studies: dict[tuple[str, str], _StudyParts] = field(default_factory=dict)  # by patient and study
     unread: list[Unread] = field(default_factory=list)
-    first_names: dict[str, str] = field(default_factory=dict)  # file name by SOP Instance UID
+    first_names: dict[tuple[str, str], str] = field(default_factory=dict)  # file, by patient and SOP Instance UID
     file_count: int = 0
 
     def add(self, source: Source | Unread) -> None:
@@ -100,10 +100,11 @@ class _Found:
 
     def _file(self, instance: Instance) -> None:
         """Put an instance where it belongs in its study."""
-        study = self.studies.setdefault(study_key(instance.study), _StudyParts(instance.study))
+        patient = patient_key(instance.study)  # a UID alone is not trusted: two patients never share a report
+        study = self.studies.setdefault((patient, study_key(instance.study)), _StudyParts(instance.study))
         kind = kind_of(instance)
         name = instance.source.name
-        first_name = self.first_names.setdefault(instance.sop_instance_uid or name, name)
+        first_name = self.first_names.setdefault((patient, instance.sop_instance_uid or name), name)
         if first_name != name:
             study.unread.append(_unread(instance, f"duplicate of {first_name} (same SOP Instance UID)"))
         elif kind.no_image_because:

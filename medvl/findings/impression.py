@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from medvl.findings.recover import recover_items
 from medvl.findings.schema import CERTAINTIES, MAX_SENTENCES, SENTENCE_CHARACTERS
+from medvl.findings.wording import is_absence
 from medvl.records import Finding, Sentence
 from medvl.settings import Language
 from medvl.text import clean_text
@@ -72,8 +73,8 @@ def describe_findings(findings: Sequence[Finding], language: Language) -> str:
 def parse_impression(text: str, finding_count: int) -> tuple[Sentence, ...] | None:
     """Parse the model's impression; None if no sentence of it can stand.
 
-    A sentence falls that is empty, too long or said before, cites a finding that does not exist, or cites none
-    although there are some. Never raises.
+    A sentence falls that is empty, too long or said before, cites a finding that does not exist, or cites none or says
+    that there is none although there are some. Never raises.
     """
     sentences: dict[str, Sentence] = {}
     for item in recover_items(text, "impression", frozenset({"text"})).items:
@@ -114,7 +115,7 @@ def _read_sentence(text: object, cited: object, finding_count: int) -> Sentence 
         return None
     shown = clean_text(text, SENTENCE_CHARACTERS)
     known = all(type(number) is int and 1 <= number <= finding_count for number in cited)
-    if not shown or not known or (finding_count and not cited):
+    if not shown or not known or (finding_count and (not cited or is_absence(shown))):
         return None
     return Sentence(shown, tuple(sorted(set(cited))))
 

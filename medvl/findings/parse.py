@@ -23,6 +23,7 @@ from medvl.findings.schema import (
     SIDES,
     SITE_CHARACTERS,
 )
+from medvl.findings.wording import is_absence
 from medvl.records import (
     Box,
     Certainty,
@@ -39,10 +40,6 @@ from medvl.text import clean_text
 _Word = TypeVar("_Word", bound=str)
 _FIELDS = frozenset({"slice", "bbox_2d", "observation"})
 _LOOP = re.compile(r"(\D{3,40}?)\1{3,}")  # the same words four times running: the model was caught in a loop
-# A list of abnormalities may hold a remark that there is none; it must not become a finding.
-_ABSENCE = re.compile(
-    r"(no|none|without)\b.*|(normal|unremarkable)( \w+)?|未(见|发现).*|正常|无(明显)?异常", re.IGNORECASE
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +103,7 @@ def _read_claim(value: dict[str, Any], picture_count: int, name: str, problems: 
     observation = _words(value.get("observation"), OBSERVATION_CHARACTERS)
     if key is None or not 1 <= key <= picture_count:
         problems.append(f"{name} names no slice of its chunk (1 to {picture_count}) and was dropped")
-    elif not observation or _ABSENCE.fullmatch(observation):
+    elif not observation or is_absence(observation):
         problems.append(f"{name} reports no abnormality and was dropped")
     elif box is not None:
         first, last = _read_range(value, key, picture_count, name, problems)

@@ -30,6 +30,17 @@ _FAMILIES = tuple(
 _PLURALS = (("ies", "y"), ("sses", "ss"), ("ses", "sis"), ("ss", "ss"), ("is", "is"), ("us", "us"), ("s", ""))
 
 
+# A list of abnormalities may hold a remark that there is none; it must not become a finding or a conclusion.
+_ABSENCE = re.compile(
+    r"(no|none|without)\b.*|(normal|unremarkable)( \w+)?|未(见|发现).*|正常|无(明显)?异常", re.IGNORECASE
+)
+
+
+def is_absence(text: str) -> bool:
+    """Tell whether a text says that something was not found, or that all is well."""
+    return _ABSENCE.fullmatch(text.strip(" .。")) is not None
+
+
 def are_compatible(one: str, other: str) -> bool:
     """Tell whether two observations may name the same lesion: equal words, or head nouns of one family."""
     first, second = _normal_words(one), _normal_words(other)

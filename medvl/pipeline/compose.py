@@ -154,9 +154,19 @@ def unread_files(planned: PlannedStudy) -> tuple[UnreadFile, ...]:
     )
 
 
-def study_warnings(planned: PlannedStudy) -> tuple[str, ...]:
-    """Say what a reader of the report must know before anything else: phases left out, identity in the pixels."""
+def study_warnings(planned: PlannedStudy, views: Sequence[ViewReadings]) -> tuple[str, ...]:
+    """Say what a reader of the report must know before anything else.
+
+    Replies that ended at the token cap, phases left out, identity in the pixels.
+    """
+    entries = [reading.entry for view in views for reading in view.readings if reading.entry]
+    cut = sum(not entry.reading.complete for entry in entries)
     warnings = []
+    if cut:
+        warnings.append(
+            f"{cut} of {len(entries)} replies ended at the token cap: findings may be missing there; "
+            "read again with a larger --max-new-tokens"
+        )
     for series in (choice.series for choice in planned.choices if choice.read):
         name = "series without number" if series.number is None else f"series {series.number}"
         left_out = sum(each.series_uid == series.uid for each in planned.unread)

@@ -146,7 +146,7 @@ class StudyJob:
             patient=study.patient,
             study=StudyFacts(study.uid, study.key, study.date, study.time, study.description, study.accession),
             status=_status(series, counts),
-            warnings=(*filter(None, [identity.warning]), *study_warnings(planned)),
+            warnings=(*filter(None, [identity.warning]), *study_warnings(planned, views)),
             impression=write_impression(findings, reader, prompt, counts, settings.language),
             findings=findings,
             key_images=evidence.key_images,

@@ -10,10 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from medvl.reader.checkpoint import fingerprint, read_preferences
 from medvl.reader.weights import ModelLocation
 from medvl.records import ReaderIdentity
-from medvl.settings import Precision
 
 _PACKAGES = ("torch", "transformers", "bitsandbytes", "llguidance")
-_FIRST_BITSANDBYTES_ON_CPU = (0, 50)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +39,7 @@ class Sampling:
 def identify_reader(location: ModelLocation, precision: str, sampling: Sampling, *, device: str = "") -> ReaderIdentity:
     """Describe the reader a checkpoint makes at this precision.
 
-    precision: as really used; `expect_precision` foretells it before loading.
+    precision: as really used.
     Raises ModelError if the checkpoint cannot be read.
     """
     return ReaderIdentity(
@@ -53,15 +51,6 @@ def identify_reader(location: ModelLocation, precision: str, sampling: Sampling,
         versions=tuple((name, found) for name in _PACKAGES if (found := _installed(name))),
         warning=read_preferences(location.folder).warning,
     )
-
-
-def expect_precision(asked: Precision) -> str:
-    """Foretell what "auto" becomes when the model is loaded: int8 wherever bitsandbytes has it, else bf16."""
-    if asked != "auto":
-        return asked
-    found = _installed("bitsandbytes").split(".")
-    numbers = tuple(int(part) for part in found[:2] if part.isdigit())
-    return "int8" if numbers >= _FIRST_BITSANDBYTES_ON_CPU else "bf16"
 
 
 def _installed(package: str) -> str:

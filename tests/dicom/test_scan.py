@@ -156,3 +156,12 @@ def test_scanning_imports_no_heavy_library():
     code = "import sys, medvl.dicom.scan; print([m for m in ('torch', 'SimpleITK', 'jinja2') if m in sys.modules])"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "[]"
+
+
+def test_two_patients_under_one_study_uid_never_share_a_report(tmp_path):
+    for patient in ("A", "B"):
+        extra = {"StudyInstanceUID": uid("shared"), "PatientID": patient}
+        write_dataset(tmp_path / patient, make_instance(stored=SMALL, sop_uid=uid(patient), extra=extra))
+    studies = scan([tmp_path]).studies
+    assert sorted(study.patient.id for study in studies) == ["A", "B"]
+    assert [len(study.series[0].frames) for study in studies] == [1, 1]

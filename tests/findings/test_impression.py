@@ -106,3 +106,10 @@ def test_the_most_certain_and_largest_findings_come_first_and_none_is_left_out()
     assert [sentence.findings for sentence in sentences] == [(7,), (6,), (5,), (4,), (1, 2, 3)]
     assert sentences[1].text == "Finding 6: nodule, right upper lobe, right, 16 × 10 × 7 mm, slices 11–13, probable."
     assert sentences[-1].text == "3 further findings are listed in the table."
+
+
+def test_a_sentence_that_finds_nothing_is_no_conclusion_from_findings() -> None:
+    reply = (
+        '{"impression": [{"text": "No acute abnormality.", "findings": [1]}, {"text": "A nodule.", "findings": [1]}]}'
+    )
+    assert parse_impression(reply, 1) == (Sentence("A nodule.", (1,)),)
