@@ -5,6 +5,7 @@ A sentence without evidence has no place in it: each must cite findings of the r
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from medvl.findings.recover import recover_items
@@ -15,6 +16,14 @@ from medvl.settings import Language
 from medvl.text import clean_text
 
 _LISTED = MAX_SENTENCES - 1  # findings named one by one in the plain conclusion; the rest share a sentence
+
+_SIDE_WORDS = {
+    "left": re.compile(r"\bleft\b|左", re.IGNORECASE),
+    "right": re.compile(r"\bright\b|右", re.IGNORECASE),
+}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(mm|cm|毫米|厘米)", re.IGNORECASE)
+_MM_PER_UNIT = {"mm": 1.0, "cm": 10.0, "毫米": 1.0, "厘米": 10.0}
+_ROUNDING_MM = 1.0  # sentences round to whole millimetres, or to tenths of a centimetre
 
 _WORDS: dict[Language, dict[str, str]] = {
     "en": {
@@ -70,16 +79,17 @@ def describe_findings(findings: Sequence[Finding], language: Language) -> str:
     return "\n".join(line.strip() for line in lines)
 
 
-def parse_impression(text: str, finding_count: int) -> tuple[Sentence, ...] | None:
+def parse_impression(text: str, findings: Sequence[Finding]) -> tuple[Sentence, ...] | None:
     """Parse the model's impression; None if no sentence of it can stand.
 
-    A sentence falls that is empty, too long or said before, cites a finding that does not exist, or cites none or says
-    that there is none although there are some. Never raises.
+    findings: numbered from 1. A sentence falls that is empty, too long or said before, cites a finding that does not
+    exist or none at all, says that there is none, or names a side or a size that its findings do not have. Never
+    raises.
     """
     sentences: dict[str, Sentence] = {}
     for item in recover_items(text, "impression", frozenset({"text"})).items:
-        sentence = _read_sentence(item.value.get("text"), item.value.get("findings"), finding_count)
-        if sentence is not None:
+        sentence = _read_sentence(item.value.get("text"), item.value.get("findings"), len(findings))
+        if sentence is not None and _agrees(sentence, [findings[number - 1] for number in sentence.findings]):
             sentences.setdefault(sentence.text.casefold(), sentence)
     return tuple(sentences.values())[:MAX_SENTENCES] or None
 
@@ -118,6 +128,23 @@ def _read_sentence(text: object, cited: object, finding_count: int) -> Sentence 
     if not shown or not known or (finding_count and (not cited or is_absence(shown))):
         return None
     return Sentence(shown, tuple(sorted(set(cited))))
+
+
+def _agrees(sentence: Sentence, cited: Sequence[Finding]) -> bool:
+    """Tell whether the sides and sizes a sentence names are those of its findings."""
+    named = {side for side, word in _SIDE_WORDS.items() if word.search(sentence.text)}
+    found = {finding.side for finding in cited} & {"left", "right"}
+    if cited and len(named) == 1 and found - named:
+        return False
+    sizes = [size for finding in cited for size in _told_sizes_mm(finding)]
+    told = [float(number) * _MM_PER_UNIT[unit.lower()] for number, unit in _SIZE.findall(sentence.text)]
+    return not sizes or all(any(abs(size - one) <= _ROUNDING_MM for one in sizes) for size in told)
+
+
+def _told_sizes_mm(finding: Finding) -> list[float]:
+    """The sizes a sentence may tell of a finding: each axis, and the mean of the two in the picture."""
+    in_plane = [size for size in (finding.width_mm, finding.height_mm) if size is not None]
+    return _sizes_mm(finding) + ([sum(in_plane) / len(in_plane)] if in_plane else [])
 
 
 def _importance(finding: Finding) -> tuple[int, float, int]:

@@ -112,11 +112,15 @@ def write_impression(
         entry = reader.ask(text, impression_schema(len(findings)), "impression")
     except ModelError as error:
         return Impression(plain, "template", f"The model could not be asked: {error}")
-    sentences = parse_impression(entry.reading.text, len(findings))
+    sentences = parse_impression(entry.reading.text, findings)
     if sentences is None:
         return Impression(plain, "template", "The model's own impression could not be used")
-    unread = tuple(each for each in plain if not each.findings)  # what was not read is never left to the model
-    return Impression(sentences + unread, "model")
+    told = {number for sentence in sentences for number in sentence.findings}
+    untold = [finding for finding in findings if finding.number not in told]
+    rest = plain_impression(untold, *counts, language) if untold else plain
+    unread = tuple(each for each in rest if untold or not each.findings)  # never left to the model
+    note = "Sentences were added for findings of which the model said nothing that agrees with them" if untold else ""
+    return Impression(sentences + unread, "model", note)
 
 
 # --- coverage ----------------------------------------------------------------------------------------------------

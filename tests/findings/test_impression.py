@@ -7,12 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medvl.findings.impression import describe_findings, parse_impression, plain_impression
-from medvl.records import Sentence
+from medvl.records import Finding, Sentence
 from tests.findings.builders import make_finding
 
 
 def make_impression(*sentences: tuple[object, object]) -> str:
     return json.dumps({"impression": [{"text": text, "findings": findings} for text, findings in sentences]})
+
+
+def some_findings(count: int) -> list[Finding]:
+    """Findings of 20 × 10 mm on the left, numbered from 1."""
+    return [make_finding(number=number) for number in range(1, count + 1)]
 
 
 def test_findings_are_described_one_a_line() -> None:
@@ -35,7 +40,7 @@ def test_findings_are_described_in_chinese() -> None:
 
 def test_sentences_with_their_findings_are_kept() -> None:
     text = make_impression(("Two nodules.", [2, 1, 2]), ("Effusion.", [3]))
-    assert parse_impression(text, 3) == (Sentence("Two nodules.", (1, 2)), Sentence("Effusion.", (3,)))
+    assert parse_impression(text, some_findings(3)) == (Sentence("Two nodules.", (1, 2)), Sentence("Effusion.", (3,)))
 
 
 @pytest.mark.parametrize(
@@ -53,34 +58,38 @@ def test_sentences_with_their_findings_are_kept() -> None:
     ],
 )
 def test_a_sentence_without_evidence_or_sense_falls(text: object, cited: object) -> None:
-    assert parse_impression(make_impression((text, cited)), 3) is None
-    assert parse_impression(make_impression((text, cited), ("Effusion.", [3])), 3) == (Sentence("Effusion.", (3,)),)
+    assert parse_impression(make_impression((text, cited)), some_findings(3)) is None
+    assert parse_impression(make_impression((text, cited), ("Effusion.", [3])), some_findings(3)) == (
+        Sentence("Effusion.", (3,)),
+    )
 
 
 def test_a_sentence_said_twice_stands_once() -> None:
     text = make_impression(("A mass.", [1]), ("A MASS.", [2]))
-    assert parse_impression(text, 3) == (Sentence("A mass.", (1,)),)
+    assert parse_impression(text, some_findings(3)) == (Sentence("A mass.", (1,)),)
 
 
 def test_an_impression_has_at_most_five_sentences() -> None:
-    parsed = parse_impression(make_impression(*((f"Nodule {number}.", [number]) for number in range(1, 8))), 7)
+    parsed = parse_impression(
+        make_impression(*((f"Nodule {number}.", [number]) for number in range(1, 8))), some_findings(7)
+    )
     assert parsed is not None
     assert [sentence.findings for sentence in parsed] == [(1,), (2,), (3,), (4,), (5,)]
 
 
 def test_an_impression_cut_short_keeps_its_complete_sentences() -> None:
     text = make_impression(("A mass.", [1]), ("Effusion.", [2]))
-    assert parse_impression(text[:-10], 3) == (Sentence("A mass.", (1,)),)
+    assert parse_impression(text[:-10], some_findings(3)) == (Sentence("A mass.", (1,)),)
 
 
 def test_what_is_no_impression_is_none() -> None:
-    assert parse_impression("The lungs are clear.", 3) is None
+    assert parse_impression("The lungs are clear.", some_findings(3)) is None
 
 
 @settings(deadline=None)
 @given(st.text(max_size=200), st.integers(0, 3))
 def test_any_text_is_parsed_without_an_exception(text: str, finding_count: int) -> None:
-    assert parse_impression(text, finding_count) is None
+    assert parse_impression(text, some_findings(finding_count)) is None
 
 
 def test_no_finding_is_never_called_normal() -> None:
@@ -112,4 +121,20 @@ def test_a_sentence_that_finds_nothing_is_no_conclusion_from_findings() -> None:
     reply = (
         '{"impression": [{"text": "No acute abnormality.", "findings": [1]}, {"text": "A nodule.", "findings": [1]}]}'
     )
-    assert parse_impression(reply, 1) == (Sentence("A nodule.", (1,)),)
+    assert parse_impression(reply, some_findings(1)) == (Sentence("A nodule.", (1,)),)
+
+
+@pytest.mark.parametrize(
+    ("text", "stands"),
+    [
+        ("A nodule on the left.", False),  # cites one on each side
+        ("Nodules on the left and on the right.", True),
+        ("双肺结节，右侧较大。", False),
+        ("Two nodules, the largest 20 mm.", True),
+        ("Two nodules, the largest 1.5 cm.", True),  # the mean of 20 and 10 mm
+        ("Two nodules, the largest 31 mm.", False),
+    ],
+)
+def test_sides_and_sizes_that_the_findings_do_not_have_fall(text: str, stands: bool) -> None:
+    findings = [make_finding(number=1, side="left"), make_finding(number=2, side="right")]
+    assert (parse_impression(make_impression((text, [1, 2])), findings) is not None) == stands
