@@ -109,10 +109,8 @@ def assert_in_place(match: Match) -> None:
 
 
 # The quick suite tries the two that turn most; the other ways take minutes together.
-WAYS = [
-    storage if storage.name in ("head first prone", "flipped columns") else pytest.param(storage, marks=pytest.mark.slow)
-    for storage in STORAGES
-]
+QUICK = ("head first prone", "flipped columns")
+WAYS = [pytest.param(way, marks=() if way.name in QUICK else pytest.mark.slow) for way in STORAGES]
 
 
 @pytest.mark.parametrize("storage", WAYS, ids=lambda storage: storage.name)
