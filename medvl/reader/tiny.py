@@ -1,6 +1,6 @@
 """Builds small Qwen3-VL checkpoints from nothing: our own tokenizer, random weights, ordinary files.
 
-The demo model and the tests read with one of these, through the very code that reads with the real model. The parts
+The tests read with one of these, through the very code that reads with the real model. The parts
 (tokenizer, configuration, writing) are separate so that a trained checkpoint can be made with them too.
 Knows nothing of training and of what the model is asked.
 """

@@ -63,8 +63,7 @@ class FileCheck:
 def locate_model(name: str, store: Path) -> ModelLocation:
     """Find a checkpoint on this machine without asking the hub: a folder, "demo", a copy in store, or the hub's cache.
 
-    The demo model is built in store if medvl carries none; that alone imports torch.
-    Raises ModelError naming the ways to get it, or what is missing from it; OutputError if the demo cannot be built.
+    Raises ModelError naming the ways to get it, or what is missing from it.
     """
     found = find_model(name, store)
     if found is None:
@@ -76,7 +75,7 @@ def locate_model(name: str, store: Path) -> ModelLocation:
 def find_model(name: str, store: Path) -> ModelLocation | None:
     """Find a checkpoint on this machine, complete or not; None if there is none. See `locate_model`."""
     if name == DEMO:
-        return ModelLocation(DEMO, _demo_folder(store), "demo")
+        return ModelLocation(DEMO, bundled_path("demo_model"), "demo")
     folder = Path(name).expanduser()
     if folder.is_dir():
         return ModelLocation(folder.resolve().name, folder, "folder")
@@ -97,21 +96,6 @@ def find_shape(name: str, store: Path) -> ModelShape:
     if name in PUBLISHED_SHAPES:
         return PUBLISHED_SHAPES[name]
     raise _not_here(name)
-
-
-def _demo_folder(store: Path) -> Path:
-    carried = bundled_path("demo_model")
-    if carried.is_dir():
-        return carried
-    built = store / DEMO
-    if not built.is_dir():
-        from medvl.reader.tiny import build_tiny_checkpoint
-
-        try:
-            build_tiny_checkpoint(built)
-        except OSError as error:
-            raise OutputError(f"The demo model cannot be written to {store}: {error.strerror}") from error
-    return built
 
 
 def _hub_snapshot(name: str) -> Path | None:
@@ -138,7 +122,7 @@ def _not_here(name: str) -> ModelError:
 def list_models(store: Path) -> tuple[StoredModel, ...]:
     """List the Qwen3-VL checkpoints in store and in the hub's cache, by name."""
     copies = [
-        ModelLocation(_shown_name(folder), folder, "demo" if folder.name == DEMO else "copy")
+        ModelLocation(_shown_name(folder), folder, "copy")
         for folder in (store.iterdir() if store.is_dir() else ())
         if folder.is_dir() and not folder.name.startswith(".")
     ]
@@ -300,9 +284,11 @@ def remove_model(name: str, store: Path) -> int:
 
     Raises ModelError if it is not here, or is a folder that medvl did not make.
     """
-    found = find_model(name, store) if name != DEMO else _built_demo(store)
+    found = find_model(name, store)
     if found is None:
         raise _not_here(name)
+    if found.origin == "demo":
+        raise ModelError("The demo model is a part of medvl", todo="It goes when medvl is uninstalled")
     if found.origin == "folder":
         raise ModelError(f"{found.folder} is a folder of yours", todo="Delete it yourself if you no longer need it")
     if found.origin == "hub":
@@ -310,10 +296,6 @@ def remove_model(name: str, store: Path) -> int:
     freed = sum(size for _, size in _files(found.folder))
     shutil.rmtree(found.folder)
     return freed
-
-
-def _built_demo(store: Path) -> ModelLocation | None:
-    return ModelLocation(DEMO, store / DEMO, "demo") if (store / DEMO).is_dir() else None
 
 
 def _remove_cached(name: str) -> int:

@@ -113,18 +113,11 @@ def test_a_copy_goes_before_the_hubs_cache(tiny_folder: Path, store: Path, hub_c
     assert locate_model(ID, store) == copy == ModelLocation(ID, store / "Some--Tiny-VL", "copy")
 
 
-def test_the_demo_model_is_built_once(store: Path) -> None:
-    first = locate_model("demo", store)
-    stamp = (first.folder / "model.safetensors").stat().st_mtime_ns
-    again = locate_model("demo", store)
-    assert again == first
-    assert (again.folder / "model.safetensors").stat().st_mtime_ns == stamp
-
-
-def test_a_demo_model_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(OutputError, match="The demo model cannot be written"):
-        locate_model("demo", tmp_path / "file")
+def test_the_demo_model_comes_with_medvl_and_stays(store: Path) -> None:
+    assert locate_model("demo", store).origin == "demo"
+    assert not store.exists()
+    with pytest.raises(ModelError, match="The demo model is a part of medvl"):
+        remove_model("demo", store)
 
 
 def test_a_shape_is_known_for_a_published_model_that_is_not_here(store: Path, tiny_folder: Path) -> None:
@@ -237,10 +230,9 @@ def test_a_folder_of_the_users_is_never_removed(tiny_folder: Path, store: Path) 
     assert (tiny_folder / "config.json").exists()
 
 
-@pytest.mark.parametrize("name", ["demo", ID])
-def test_removing_what_is_not_there_says_so(store: Path, name: str) -> None:
-    with pytest.raises(ModelError, match=f"{name} is not on this machine"):
-        remove_model(name, store)
+def test_removing_what_is_not_there_says_so(store: Path) -> None:
+    with pytest.raises(ModelError, match=f"{ID} is not on this machine"):
+        remove_model(ID, store)
 
 
 def test_a_damaged_manifest_says_so(tiny_folder: Path, store: Path) -> None:
