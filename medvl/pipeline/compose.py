@@ -114,12 +114,14 @@ def write_impression(
         return Impression(plain, "template", f"The model could not be asked: {error}")
     sentences = parse_impression(entry.reading.text, findings)
     if sentences is None:
-        return Impression(plain, "template", "The model's own impression could not be used")
+        return Impression(
+            plain, "template", "The model's own impression could not be used: unreadable, or against its findings."
+        )
     told = {number for sentence in sentences for number in sentence.findings}
     untold = [finding for finding in findings if finding.number not in told]
     rest = plain_impression(untold, *counts, language) if untold else plain
     unread = tuple(each for each in rest if untold or not each.findings)  # never left to the model
-    note = "Sentences were added for findings of which the model said nothing that agrees with them" if untold else ""
+    note = "Sentences were added for findings of which the model said nothing that agrees with them." if untold else ""
     return Impression(sentences + unread, "model", note)
 
 
