@@ -142,7 +142,7 @@ def test_nothing_to_read_names_the_commonest_reasons(tmp_path):
 
 def test_something_to_read_is_no_error(tmp_path):
     write_series(tmp_path, count=1)
-    require_images(scan([tmp_path]))
+    assert require_images(scan([tmp_path])) is None
 
 
 def test_sources_are_found_in_an_order_that_does_not_depend_on_the_disk(tmp_path):

@@ -87,7 +87,7 @@ def test_a_hostile_header_stays_text_on_the_page(bench, name):
         assert len(page) < 300_000, path
 
 
-@pytest.mark.parametrize("hostile", ["../../../etc/cron.d/x", "/root/x", "a" * 5000, "..", ".\x00."])
+@pytest.mark.parametrize("hostile", ["../../../etc/cron.d/x", "/etc/x", "a" * 5000, "..", ".\x00."])
 @pytest.mark.filterwarnings("ignore")
 def test_no_uid_or_patient_id_becomes_a_path(bench, hostile):
     study = {
