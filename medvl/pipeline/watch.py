@@ -30,5 +30,26 @@ class Watcher(Protocol):
         """Hear that there is no more to come."""
 
 
-class Silence(Watcher):
-    """A watcher that does nothing, as the protocol's own bodies do."""
+class Silence:
+    """A watcher that does nothing."""
+
+    def scanned(self, file_count: int) -> None:
+        """Ignore."""
+
+    def study_begins(self, key: str, slice_count: int, chunk_count: int, chunks_known: int) -> None:
+        """Ignore."""
+
+    def model_loads(self, model: str, fraction: float) -> None:
+        """Ignore."""
+
+    def chunk_ends(self, slice_count: int, finding_count: int) -> None:
+        """Ignore."""
+
+    def study_ends(self, key: str) -> None:
+        """Ignore."""
+
+    def note(self, text: str) -> None:
+        """Ignore."""
+
+    def close(self) -> None:
+        """Ignore."""
