@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvl.evaluate.field import Scene, absent
-from medvl.evaluate.shapes import Airway, Grid, Organ, Shape, Vessel
+from medvl.evaluate.shapes import Airway, Box, Grid, Organ, Shape, Vessel
 from medvl.evaluate.trunk import Effusion, Spine, Thorax, cavity_share
 
 _ARTERY_TIPS, _VEIN_TIPS, _AIRWAY_TIPS = 128, 64, 8  # of the trees in one lung; powers of two
@@ -245,13 +245,23 @@ def _clear_of_walls(scene: Scene, points: Points, margin_mm: float) -> NDArray[n
 
 
 def _in_lung(scene: Scene, points: Points) -> NDArray[np.bool_]:
-    x, y, z = np.moveaxis(points, -1, 0)
+    x, y, z = np.ascontiguousarray(np.moveaxis(points, -1, 0))
     grid = Grid(x, y, z, np.float64(1.0), np.float64(1.0))
-    solid = np.zeros_like(x)
+    clear = np.asarray(cavity_share(np, grid, scene.thorax) > 0.9)
     shapes: tuple[Shape, ...] = (*scene.heart[:1], *scene.great_vessels)  # the heart's fat holds the rest of it
     for shape in shapes:
-        solid = shape.over(np, grid, solid)
-    return np.asarray((cavity_share(np, grid, scene.thorax) > 0.9) & (solid == 0))
+        near = clear & _within(shape.box(), x, y, z)
+        part = grid._replace(x=x[near], y=y[near], z=z[near])
+        clear[near] = shape.over(np, part, np.zeros_like(part.x)) == 0
+    return clear
+
+
+def _within(box: Box, x: Points, y: Points, z: Points) -> NDArray[np.bool_]:
+    """Tell which points lie in a box or less than a voxel from it, where its shape may still be seen."""
+    inside = np.ones(x.shape, dtype=bool)
+    for axis, low, high in zip((x, y, z), box[:3], box[3:], strict=True):
+        inside &= (axis > low - 1) & (axis < high + 1)
+    return inside
 
 
 def _grow(

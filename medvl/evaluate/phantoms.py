@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -59,7 +60,7 @@ class Lesion:
     extent_mm: tuple[float, float]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Phantom:
     """A synthetic chest. values: the packed scene, in LPS less origin_lps_mm."""
 
@@ -68,7 +69,7 @@ class Phantom:
     origin_lps_mm: Vector
     lesions: tuple[Lesion, ...]
 
-    @property
+    @cached_property
     def scene(self) -> Scene:
         """The anatomy and lesions as shapes."""
         return unpack(self.values)
