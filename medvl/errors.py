@@ -8,6 +8,7 @@
     │       └── WindowError    a window that no picture can be made with
     ├── ReadingError      4    part of the study was not read; run again to resume
     ├── ModelError        5    the model cannot be loaded
+    │   ├── PrecisionError     its weights cannot be had in these numbers; the caller may try bf16
     │   └── OutOfMemoryError   the model did not fit; the caller may try less at once
     └── OutputError       6    the report cannot be written
 
@@ -68,6 +69,10 @@ class ModelError(MedvlError):
     """The model cannot be loaded or used."""
 
     exit_status = 5
+
+
+class PrecisionError(ModelError):
+    """Weights of this precision cannot be loaded on this machine; bf16 ones can."""
 
 
 class OutOfMemoryError(ModelError):

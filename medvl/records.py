@@ -312,7 +312,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class ReaderIdentity:
-    """What read the study; part of every ledger key."""
+    """What read the study. Fingerprint, precision and generation are part of every ledger key."""
 
     model: str  # id or folder name, as shown
     fingerprint: str  # of configuration, tokenizer and weights
@@ -321,6 +321,7 @@ class ReaderIdentity:
     generation: str  # "greedy" or the sampling settings
     versions: tuple[tuple[str, str], ...] = ()
     warning: str = ""  # e.g. that this model's findings are meaningless
+    decode: str = "stock"  # the loop that wrote the reply, "engine" or "stock"; not part of any ledger key
 
 
 # --- findings ----------------------------------------------------------------------------------------------------

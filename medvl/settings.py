@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 Precision = Literal["auto", "int8", "nf4", "bf16", "fp32"]
+Decode = Literal["auto", "engine", "stock"]
 Language = Literal["en", "zh"]
 DEFAULT_MODEL = "Qwen/Qwen3-VL-8B-Instruct"
 
@@ -18,6 +19,7 @@ class Settings:
     output: Path = Path("reports")
     model: str = DEFAULT_MODEL
     precision: Precision = "auto"
+    decode: Decode = "auto"  # which loop writes the replies; never part of what is asked
     series: tuple[str, ...] = ("auto",)  # "auto", "all" or Series Instance UIDs
     windows: tuple[str, ...] = ("auto",)  # preset names, "rgb" or "WL/WW"
     size_px: int | None = None

@@ -1,8 +1,10 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from medvl.progress import PlainWatcher, TerminalWatcher, make_watcher
 from tests.builders import write_dataset
 from tests.pipeline.bench import report_bright, write_body, write_checkpoint
 from tests.pipeline.test_line import structured_report
-from tests.reader_fakes import ScriptedReader
+from tests.reader_fakes import IDENTITY, ScriptedReader
 
 
 class Desk:
@@ -42,6 +44,23 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
     monkeypatch.setenv("MEDVL_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     return Desk(tmp_path, monkeypatch)
+
+
+def test_the_wish_for_a_decoding_loop_reaches_the_model_and_the_loop_used_the_report(tmp_path, monkeypatch):
+    asked = []
+
+    def load(location, precision, *, decode, **_):
+        asked.append((precision, decode))
+        return ScriptedReader(report_bright, identity=replace(IDENTITY, decode="engine"))
+
+    monkeypatch.setattr("medvl.reader.qwen.load_qwen_reader", load)
+    write_body(tmp_path / "input")
+    flags = ("--model", write_checkpoint(tmp_path / "checkpoint"), "--precision", "fp32", "-o", tmp_path / "reports")
+    words = ("study", tmp_path / "input", *flags, "--decode", "stock")
+    assert CliRunner().invoke(app, [str(word) for word in words]).exit_code == 0
+    assert asked == [("fp32", "stock")]
+    [page] = (tmp_path / "reports").glob("*/index.html")
+    assert re.search(r"<dt>Decoding loop</dt>\s*<dd[^>]*>engine</dd>", page.read_text())
 
 
 # --- study -------------------------------------------------------------------------------------------------------
@@ -133,6 +152,7 @@ def test_a_bug_keeps_its_traceback(desk):
     [
         (("--window", "lnug"), 2, '"lnug" is not a window'),
         (("--precision", "int7"), 2, "One of auto, int8, nf4, bf16, fp32"),
+        (("--decode", "fast"), 2, "One of auto, engine, stock"),
         (("--language", "fr"), 2, "One of en, zh"),
         (("--memory", "plenty"), 2, '"plenty" is not an amount of memory'),
         (("--size", "500"), 2, "multiples of 32"),

@@ -6,7 +6,7 @@ from stored pixels through the model to patient space.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,8 +45,12 @@ class KeptOpen:
     def identity(self) -> ReaderIdentity:
         return self._reader.identity
 
-    def read(self, requests: Sequence[Request]) -> list[Reading]:
-        return self._reader.read(requests)
+    @property
+    def independent(self) -> bool:
+        return self._reader.independent
+
+    def read(self, requests: Iterable[Request], rows: int) -> Iterator[tuple[int, Reading]]:
+        return self._reader.read(requests, rows)
 
     def close(self) -> None:
         pass

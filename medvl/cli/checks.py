@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from medvl.errors import ModelError
-from medvl.planning.device import find_device
+from medvl.planning.device import Device, find_device
 from medvl.reader.weights import locate_model
 
 _PACKAGES = ("torch", "transformers", "bitsandbytes", "accelerate", "llguidance")
@@ -30,7 +30,9 @@ class Check:
 
 def check_machine(model: str, store: Path) -> tuple[Check, ...]:
     """Look at everything medvl needs on this machine; imports neither torch nor the decoders."""
-    return (_python(), *map(_package, _PACKAGES), *map(_decoder, _DECODERS), _memory(), _model(model, store))
+    device = find_device()
+    machine = (_memory(device), _decoding(device))
+    return (_python(), *map(_package, _PACKAGES), *map(_decoder, _DECODERS), *machine, _model(model, store))
 
 
 def _python() -> Check:
@@ -51,14 +53,21 @@ def _decoder(module: str) -> Check:
     return Check(f"decoder {package}", True, version(package))
 
 
-def _memory() -> Check:
-    device = find_device()
+def _memory(device: Device) -> Check:
     found = f"{device.name}, {device.free_bytes / _GIB:.1f} of {device.total_bytes / _GIB:.1f} GiB free"
+    todo = ""
     if device.kind == "cpu":
-        todo = "No NVIDIA GPU was found: the demo model runs here, an 8B model would take hours a study"
-    else:
-        todo = ""
+        todo = "There is no GPU that torch can use: the demo model runs here, an 8B model would take hours a study"
     return Check("memory", device.free_bytes >= _SMALLEST_BYTES, found, todo)
+
+
+def _decoding(device: Device) -> Check:
+    if device.kind == "cpu":
+        return Check("decoding loop", True, "stock transformers, as on every CPU")
+    if device.runs_engine:
+        return Check("decoding loop", True, "the engine")
+    todo = "The engine needs Triton, which comes with PyTorch for CUDA on Linux, and a card of 2020 or later"
+    return Check("decoding loop", False, "stock transformers, many times slower", todo)
 
 
 def _model(name: str, store: Path) -> Check:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from medvl.planning.plan import Plan
 
 _GIB = 2**30
+_PATHS = {"engine": "by the engine", "stock": "by stock transformers", "cpu": "on the CPU"}
 
 
 def inspect_paths(paths: Sequence[Path], series: tuple[str, ...], said: Output) -> None:
@@ -197,21 +198,29 @@ def _say_plan(planned: PlannedStudy, plan: Plan, model: str, device: str, said: 
             f"of {view.rendering.size_px}², "
             f"prompt {each.prompt.id} ({each.prompt_reason})"
         )
-    memory = plan.memory
     said.say(f"  {plan.precision} ({plan.precision_reason})")
     said.say(
         f"  {counted(plan.chunk_count, 'chunk')} of {counted(plan.chunk_length, 'picture')}, overlap {plan.overlap}, "
-        f"{plan.batch} at once; {plan.tokens_per_chunk:,} tokens a chunk, {plan.token_count:,} in all"
+        f"{plan.batch} at once, {_PATHS[plan.path]}; "
+        f"{plan.tokens_per_chunk:,} tokens a chunk, {plan.token_count:,} in all"
     )
-    said.say(
-        f"  peak memory {memory.peak_bytes / _GIB:.1f} of {plan.available_bytes / _GIB:.1f} GiB: "
-        f"weights {memory.weights_bytes / _GIB:.1f}, keys and values {memory.cache_bytes / _GIB:.1f}, "
-        f"activations {memory.activation_bytes / _GIB:.1f}, "
-        f"rest {(memory.logits_bytes + memory.workspace_bytes) / _GIB:.1f}"
-    )
+    said.say(f"  peak memory {_memory_line(plan)}")
     said.say(f"  about {_duration(plan.seconds)}, an estimate")
     if plan.advice:
         said.say(f"  DOES NOT FIT. {plan.advice}")
+
+
+def _memory_line(plan: Plan) -> str:
+    memory = plan.memory
+    parts = {
+        "weights": memory.weights_bytes,
+        "keys and values": memory.cache_bytes,
+        "encoded pictures": memory.picture_bytes,
+        "activations": memory.activation_bytes,
+        "rest": memory.logits_bytes + memory.workspace_bytes + memory.context_bytes,
+    }
+    shown = ", ".join(f"{name} {size / _GIB:.1f}" for name, size in parts.items() if size)
+    return f"{memory.peak_bytes / _GIB:.1f} of {plan.available_bytes / _GIB:.1f} GiB: {shown}"
 
 
 def _duration(seconds: float) -> str:

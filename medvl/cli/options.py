@@ -12,7 +12,7 @@ from typing import Annotated, Any, get_args
 import typer
 
 from medvl.errors import SettingsError
-from medvl.settings import DEFAULT_MODEL, Language, Precision, Settings
+from medvl.settings import DEFAULT_MODEL, Decode, Language, Precision, Settings
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -22,6 +22,7 @@ _SHARED: dict[str, tuple[Any, Any]] = {
     "output": (Annotated[Path, typer.Option("--output", "-o", help="Where reports are written.")], Path("reports")),
     "model": (Annotated[str, typer.Option(help="Model id, checkpoint folder, or demo.")], DEFAULT_MODEL),
     "precision": (Annotated[str, typer.Option(help="auto, int8, nf4, bf16 or fp32.")], "auto"),
+    "decode": (Annotated[str, typer.Option(help="Loop that writes the replies: auto, engine or stock.")], "auto"),
     "series": (
         Annotated[list[str], typer.Option(help="auto, all, or Series Instance UIDs (repeat the flag).")],
         ["auto"],
@@ -66,7 +67,7 @@ _SHARED: dict[str, tuple[Any, Any]] = {
     "force": (Annotated[bool, typer.Option(help="Forget finished chunks and start over.")], False),
 }
 # What decides how pictures are made and read, for any command that reads.
-READING = ("model", "precision", "window", "size", "slab", "chunk", "batch", "memory", "prompt")
+READING = ("model", "precision", "decode", "window", "size", "slab", "chunk", "batch", "memory", "prompt")
 
 _FIELDS = {"window": "windows", "size": "size_px", "memory": "memory_bytes"}  # where flag and setting differ
 
@@ -83,6 +84,7 @@ def shared_flags(names: Sequence[str]) -> list[Parameter]:
 def build_settings(given: Mapping[str, Any]) -> Settings:
     """Turn the values of shared flags into settings. Raises SettingsError for a value that is not allowed."""
     one_of("precision", given.get("precision", "auto"), get_args(Precision))
+    one_of("decode", given.get("decode", "auto"), get_args(Decode))
     one_of("language", given.get("language", "en"), get_args(Language))
     values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     if values.get("memory") is not None:

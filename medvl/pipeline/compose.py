@@ -19,7 +19,8 @@ from medvl.findings.measure import Silhouette
 from medvl.findings.merge import merge_findings
 from medvl.findings.parse import ChunkContext, parse_reply
 from medvl.findings.schema import BOX_UNITS, impression_schema
-from medvl.pipeline.reading import ChunkReading, FrameKey, StudyReader, frame_key, slab_position_mm
+from medvl.pipeline.reading import ChunkReading, FrameKey, StudyReader, frame_key
+from medvl.pipeline.showing import slab_position_mm
 from medvl.pipeline.views import PlannedStudy, PlannedView
 from medvl.prompts import ImpressionFacts, Prompt
 from medvl.records import Finding, Frame, ParsedReply, Stack, Unread

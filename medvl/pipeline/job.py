@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -57,6 +58,7 @@ class Desk:
     location: ModelLocation
     device: Device
     open_reader: Callable[[Plan], Reader]
+    trouble: str = ""  # why 8-bit weights cannot be loaded here
 
 
 class StudyJob:
@@ -72,7 +74,7 @@ class StudyJob:
             self._ledger.clear()
             plan_file.unlink(missing_ok=True)
         device = _device_planned_for(plan_file, desk.device)
-        self._plan = plan_study(planned, desk.model, desk.settings, device)
+        self._plan = plan_study(planned, desk.model, desk.settings, device, desk.trouble)
         self._planned = cut_chunks(planned, self._plan.chunk_length)
         self._identity = identify_reader(desk.location, self._plan.precision, desk.model.sampling)
         write_private(plan_file, json.dumps({"device": asdict(device)}).encode())
@@ -96,9 +98,10 @@ class StudyJob:
         desk.watcher.study_begins(self._planned.study.key, self._planned.slice_count, chunks, known)
         readings: list[ChunkReading] = []
         try:
-            for reading in reader.read():
-                readings.append(reading)
-                desk.watcher.chunk_ends(len(reading.chunk.slabs), count_findings(reading))
+            with closing(reader.read()) as arriving:
+                for reading in arriving:
+                    readings.append(reading)
+                    desk.watcher.chunk_ends(len(reading.chunk.slabs), count_findings(reading))
             outcome = self._write(readings, known, reader)
         except (KeyboardInterrupt, ModelError):
             if readings:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medvl.errors import SettingsError
-from medvl.pipeline.reading import prompt_text
+from medvl.pipeline.showing import prompt_text
 from medvl.pipeline.views import DEFAULT_SIZE_PX, PlannedStudy, Wanted
 from medvl.planning.device import Device
 from medvl.planning.plan import Plan, Wishes, Workload, plan_reading
@@ -66,11 +66,13 @@ def wanted_views(settings: Settings, preferences: Preferences) -> Wanted:
     )
 
 
-def plan_study(planned: PlannedStudy, model: ModelChoice, settings: Settings, device: Device) -> Plan:
-    """Plan one study's reading."""
+def plan_study(
+    planned: PlannedStudy, model: ModelChoice, settings: Settings, device: Device, trouble: str = ""
+) -> Plan:
+    """Plan one study's reading. trouble: why 8-bit weights cannot be loaded here, once that is known."""
     counter = TokenCounter(model.location.folder if model.location else None)
     work = _workload(planned, model, counter)
-    wishes = Wishes(settings.precision, model.chunk, settings.batch)
+    wishes = Wishes(settings.precision, model.chunk, settings.batch, settings.decode, trouble)
     return plan_reading(model.shape, device, work, wishes, settings.memory_bytes)
 
 

@@ -1,33 +1,37 @@
-"""Has the reader read what the ledger does not know yet, batch by batch, with less at once when memory runs out.
+"""Has the reader read what the ledger does not know yet, with less at once when memory runs out.
 
-Knows chunks, requests and readings; what a reply means is decided later, from the ledger's entries.
+Pictures are rendered a little ahead of the reader. Knows chunks, requests and readings; what a reply means is decided
+later, from the ledger's entries.
 """
 
 from __future__ import annotations
 
-import math
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
-from typing import Any
+from itertools import chain, islice
+from typing import Any, NamedTuple
 
 from medvl.dicom.frames import FrameError, pixel_digest
-from medvl.dicom.grey import GREY_VERSION, iter_pictures
+from medvl.dicom.grey import GREY_VERSION
 from medvl.errors import ModelError, OutOfMemoryError
-from medvl.findings.measure import Silhouette, find_silhouette
 from medvl.findings.schema import reply_schema
-from medvl.ledger import Entry, Ledger, UnreadFrame, entry_key
+from medvl.ledger import Entry, Ledger, entry_key
+from medvl.pipeline.ahead import work_ahead
+from medvl.pipeline.showing import Shown, prompt_text, show_chunk
 from medvl.pipeline.views import PlannedView
 from medvl.planning.chunks import halve_chunk, overlap_for
-from medvl.prompts import PromptText, ReadFacts
+from medvl.prompts import PromptText
 from medvl.reader.protocol import Reader
-from medvl.records import Chunk, Frame, Picture, ReaderIdentity, Reading, Request, Slab, Slice
+from medvl.records import Chunk, Frame, ReaderIdentity, Request, Slab, Slice
+from medvl.text import counted
 
 OpenReader = Callable[[], Reader]
 FrameKey = tuple[str, str, int]  # file, member of an archive, frame index; UIDs may be missing or repeated
 
+_CHUNKS_AHEAD = 2  # rendered chunks that wait for the reader
+_UNDECODABLE = "none of its slices could be decoded"
 _TOO_LARGE = "it did not fit into memory, even alone; choose a smaller --size or --precision"
 
 
@@ -70,6 +74,76 @@ class _Question:
     key: str
     facts: dict[str, Any]
 
+    @property
+    def same(self) -> tuple[int, str]:
+        """Equal for chunks that show the same slices of one view: halves of neighbours meet where they overlap."""
+        return id(self.planned), self.key
+
+
+class _Rendered(NamedTuple):
+    """A question and what of its chunk can be shown."""
+
+    question: _Question
+    shown: Shown
+
+
+class _Backlog:
+    """The questions still open, in the plan's order, and how many of them may be asked at once."""
+
+    def __init__(self, questions: Sequence[_Question], rows: int) -> None:
+        self.questions = list(questions)
+        self.rows = rows
+        self._failures: list[ChunkReading] = []
+
+    def company(self, first: _Question, *, independent: bool) -> list[_Question]:
+        """Return the questions of one call, `first` among them.
+
+        Where a reply depends on its neighbours, the whole plan decides who they are, not what happens to be missing: a
+        resumed run pads as the first one did.
+        """
+        return [each for each in self.questions if independent or each.batch == first.batch]
+
+    def close(self, question: _Question, entry: Entry | None, failure: str = "") -> ChunkReading:
+        """Take a question off, with its entry or the reason why there is none."""
+        self.questions = [each for each in self.questions if each is not question]
+        return ChunkReading(question.planned, question.chunk, entry, failure)
+
+    def give_up(self, question: _Question, failure: str) -> None:
+        """Take a question off that will not be asked; `failures` tells of it."""
+        self._failures.append(self.close(question, None, failure))
+
+    def failures(self) -> list[ChunkReading]:
+        """Return what was given up since the last call."""
+        told, self._failures = self._failures, []
+        return told
+
+    def shrink(self, rows: int, halve: Callable[[_Question], list[_Question]]) -> None:
+        """Ask for less, since `rows` questions at once did not fit: half the rows, and from one row on half the chunk.
+
+        Alone, the first open question was the one that did not fit; as long a chunk is not tried again. What cannot
+        get shorter is given up.
+        """
+        self.rows = max(1, rows // 2)
+        if rows > 1:
+            return
+        too_long = len(self.questions[0].chunk.slabs)
+        parts = (part for each in self.questions for part in _shortened(each, too_long, halve))
+        self.questions = list({part.same: part for part in parts}.values())
+        for question in self.questions:
+            if len(question.chunk.slabs) >= too_long:
+                self.give_up(question, _TOO_LARGE)
+
+
+def _shortened(
+    question: _Question, too_long: int, halve: Callable[[_Question], list[_Question]]
+) -> Iterator[_Question]:
+    """Halve a question until its chunk is shorter than `too_long`, or as short as it can be."""
+    halves = halve(question) if len(question.chunk.slabs) >= too_long else []
+    for half in halves:
+        yield from _shortened(half, too_long, halve)
+    if not halves:
+        yield question
+
 
 class StudyReader:
     """Reads the chunks of one study through its ledger; opens the model only when something is missing."""
@@ -87,6 +161,7 @@ class StudyReader:
         """Look up which chunks of the views the ledger knows."""
         self._ledger = ledger
         self._open_reader = open_reader
+        self._batch = batch
         self._max_new_tokens = max_new_tokens
         self._facts = {
             "fingerprint": identity.fingerprint,
@@ -96,7 +171,8 @@ class StudyReader:
         }
         self._resumes = len(ledger) > 0
         self._digests = _digests(slab for planned in views for slab in planned.view.slabs)
-        asked = [pair for question in self._questions(views, batch) for pair in self._look_up(question)]
+        looked_up = (pair for question in self._questions(views) for pair in self._look_up(question))
+        asked = {question.same: (question, entry) for question, entry in looked_up}.values()
         self._known = [ChunkReading(question.planned, question.chunk, entry) for question, entry in asked if entry]
         self._missing = [question for question, entry in asked if not entry]
 
@@ -105,27 +181,17 @@ class StudyReader:
         """Chunks that earlier runs finished."""
         return len(self._known)
 
-    def read(self) -> Iterator[ChunkReading]:
-        """Yield each chunk as soon as its reading is in the ledger, known ones first.
+    def read(self) -> Generator[ChunkReading, None, None]:
+        """Yield each chunk as soon as its reading is in the ledger, known ones first, the others as they arrive.
 
-        A chunk that does not fit into memory comes as two halves. Raises ModelError, OutputError.
+        A chunk that does not fit into memory comes as two halves. Close the generator when leaving it early, or its
+        thread goes on rendering. Raises ModelError, OutputError, WindowError.
         """
         yield from self._known
-        # Groups are cut from the whole plan, not from what is missing: a resumed run pads as the first one did.
-        queue = deque(_grouped(self._missing))
-        too_many = math.inf  # pictures in the smallest call that did not fit; as many are not tried again
-        while queue:
-            group = queue.popleft()
-            if _picture_count(group) < too_many:
-                try:
-                    yield from self._read_group(group)
-                    continue
-                except OutOfMemoryError:
-                    too_many = _picture_count(group)
-            if parts := self._smaller(group):
-                queue.extendleft(reversed(parts))
-            else:
-                yield ChunkReading(group[0].planned, group[0].chunk, None, _TOO_LARGE)
+        backlog = _Backlog(self._missing, self._batch)
+        while backlog.questions:
+            yield from self._work_off(backlog)
+            yield from backlog.failures()
 
     def ask(self, text: PromptText, schema: str, task: str) -> Entry:
         """Ask one question without pictures; the ledger answers if it can. Raises ModelError."""
@@ -135,14 +201,15 @@ class StudyReader:
         if entry is None:
             reader = self._opened()
             request = Request((text.instruction + "\n\n" + text.query,), schema, self._max_new_tokens)
-            entry = Entry(reader.read([request])[0], reader.identity)
+            [(_, reading)] = reader.read([request], rows=1)
+            entry = Entry(reading, reader.identity)
             self._ledger.save(key, entry, facts)
         return entry
 
-    def _questions(self, views: Sequence[PlannedView], batch: int) -> Iterator[_Question]:
+    def _questions(self, views: Sequence[PlannedView]) -> Iterator[_Question]:
         chunks = [(planned, chunk) for planned in views for chunk in planned.view.chunks]
         for index, (planned, chunk) in enumerate(chunks):
-            yield self._question(planned, chunk, index // batch)
+            yield self._question(planned, chunk, index // self._batch)
 
     def _look_up(self, question: _Question) -> list[tuple[_Question, Entry | None]]:
         """Find a chunk in the ledger; one that did not fit into memory earlier is there as its halves."""
@@ -172,104 +239,52 @@ class StudyReader:
         }
         return _Question(planned, chunk, batch, entry_key(facts), facts)
 
-    def _read_group(self, group: Sequence[_Question]) -> Iterator[ChunkReading]:
-        asked = [(question, shown) for question in group if (shown := _show(question)).pictures]
-        reader = self._opened() if asked else None
-        readings = reader.read([self._request(q.planned, shown) for q, shown in asked]) if reader else []
-        for (question, shown), reading in zip(asked, readings, strict=True):
-            assert reader is not None
-            yield self._keep(question, shown, reading, reader.identity)
-        for question in group:
-            if all(question is not each for each, _ in asked):
-                yield ChunkReading(question.planned, question.chunk, None, "none of its slices could be decoded")
+    def _work_off(self, backlog: _Backlog) -> Iterator[ChunkReading]:
+        """Read the backlog; once memory runs out, cut what is left of it into less and stop."""
+        with closing(work_ahead(self._show, tuple(backlog.questions), _CHUNKS_AHEAD)) as rendered:
+            for first in rendered:
+                if first.shown.request is None:
+                    backlog.give_up(first.question, _UNDECODABLE)
+                    continue
+                reader = self._opened()
+                company = backlog.company(first.question, independent=reader.independent)
+                rows = min(backlog.rows, len(company))
+                call = chain([first], islice(rendered, len(company) - 1))
+                del first  # or its pictures would stay as long as the call
+                try:
+                    yield from self._read_call(reader, call, rows, backlog)
+                except OutOfMemoryError:
+                    backlog.shrink(rows, self._halves)
+                    return
+        if backlog.questions:
+            raise ValueError(f"the reader left {counted(len(backlog.questions), 'request')} without an answer")
 
-    def _keep(self, question: _Question, shown: _Shown, reading: Reading, identity: ReaderIdentity) -> ChunkReading:
-        entry = Entry(reading, identity, shown.silhouettes, shown.unread)
-        self._ledger.save(question.key, entry, question.facts)
-        return ChunkReading(question.planned, question.chunk, entry)
+    def _read_call(
+        self, reader: Reader, call: Iterator[_Rendered], rows: int, backlog: _Backlog
+    ) -> Iterator[ChunkReading]:
+        asked: list[_Rendered] = []
 
-    def _request(self, planned: PlannedView, shown: _Shown) -> Request:
-        text = prompt_text(planned, shown.slabs)
-        parts: list[Any] = [text.instruction]
-        for picture, label in zip(shown.pictures, text.labels, strict=True):
-            parts += [picture.grey, label]
-        return Request((*parts, text.query), reply_schema(len(shown.pictures)), self._max_new_tokens)
+        def requests() -> Iterator[Request]:
+            for question, shown in call:
+                if shown.request is None:
+                    backlog.give_up(question, _UNDECODABLE)
+                else:
+                    asked.append(_Rendered(question, replace(shown, request=None)))
+                    yield shown.request
 
-    def _smaller(self, group: Sequence[_Question]) -> list[list[_Question]]:
-        """Cut a group that did not fit: fewer chunks at once, then shorter chunks. Empty: it cannot get smaller."""
-        if len(group) > 1:
-            middle = len(group) // 2
-            return [list(group[:middle]), list(group[middle:])]
-        return [[half] for half in self._halves(group[0])]
+        for number, reading in reader.read(requests(), rows):
+            question, shown = asked[number]
+            entry = Entry(reading, reader.identity, shown.silhouettes, shown.unread)
+            self._ledger.save(question.key, entry, question.facts)
+            yield backlog.close(question, entry)
+            yield from backlog.failures()
+
+    def _show(self, question: _Question) -> _Rendered:
+        return _Rendered(question, show_chunk(question.planned, question.chunk, self._max_new_tokens))
 
     def _halves(self, whole: _Question) -> list[_Question]:
         halves = halve_chunk(whole.chunk, overlap_for(len(whole.chunk.slabs)))
         return [self._question(whole.planned, half, whole.batch) for half in halves] if len(halves) > 1 else []
-
-
-@dataclass(frozen=True, slots=True)
-class _Shown:
-    """What of a chunk could be turned into pictures."""
-
-    slabs: tuple[Slab, ...]
-    pictures: tuple[Picture, ...]
-    silhouettes: tuple[Silhouette | None, ...]
-    unread: tuple[UnreadFrame, ...]
-
-
-def prompt_text(planned: PlannedView, shown: Sequence[Slab]) -> PromptText:
-    """Fill the view's prompt with the facts of the slabs the model is shown."""
-    stack, view = planned.view.stack, planned.view
-    facts = ReadFacts(
-        modality=stack.series.modality,
-        body_part=stack.series.body_part,
-        plane="" if stack.plane == "unknown" else stack.plane,
-        window=", ".join(window.label for window in view.rendering.windows),
-        slice_count=len(shown),
-        slice_spacing_mm=_between_pictures_mm(shown),
-        slab_mm=planned.slab_mm,
-        contrast=stack.series.contrast,
-    )
-    positions = [slab_position_mm(slab) if stack.slice_spacing_mm else None for slab in shown]
-    return planned.prompt.render(facts, positions)
-
-
-def _between_pictures_mm(slabs: Sequence[Slab]) -> float | None:
-    if len(slabs) < 2:
-        return None
-    steps = sorted(abs(slab_position_mm(b) - slab_position_mm(a)) for a, b in pairwise(slabs))
-    return round(steps[len(steps) // 2], 2) or None
-
-
-def slab_position_mm(slab: Slab) -> float:
-    """Return the mean position of a slab's slices along the stack's normal."""
-    return sum(each.distance_mm for each in slab.slices) / len(slab.slices)
-
-
-def _show(question: _Question) -> _Shown:
-    view, unread = question.planned.view, list[UnreadFrame]()
-    slabs, pictures = [], []
-    rendered = iter_pictures(question.chunk.slabs, view.rendering, view.stack.turn)
-    for i, (slab, picture) in enumerate(zip(question.chunk.slabs, rendered, strict=True)):
-        kept: Slab | None = slab
-        while kept is not None and isinstance(picture, FrameError):
-            unread.append((i, _place_of(picture.frame, slab), picture.reason))
-            kept = _without(kept, picture.frame)
-            picture = next(iter_pictures([kept], view.rendering, view.stack.turn)) if kept else picture
-        if kept is not None and not isinstance(picture, FrameError):
-            slabs.append(kept)
-            pictures.append(picture)
-    silhouettes = tuple(find_silhouette(picture.grey) for picture in pictures)
-    return _Shown(tuple(slabs), tuple(pictures), silhouettes, tuple(unread))
-
-
-def _place_of(frame: Frame, slab: Slab) -> int:
-    return next(j for j, each in enumerate(slab.slices) if each.frame is frame)
-
-
-def _without(slab: Slab, frame: Frame) -> Slab | None:
-    rest = tuple(each for each in slab.slices if each.frame is not frame)
-    return replace(slab, slices=rest) if rest else None
 
 
 def _digests(slabs: Iterable[Slab]) -> dict[FrameKey, str]:
@@ -288,14 +303,3 @@ def _digest(frame: Frame) -> str:
         return pixel_digest(frame)
     except FrameError as error:  # its reason is told when it cannot be rendered
         return f"unreadable: {error.reason}"
-
-
-def _picture_count(group: Sequence[_Question]) -> int:
-    return sum(len(question.chunk.slabs) for question in group)
-
-
-def _grouped(questions: Sequence[_Question]) -> list[list[_Question]]:
-    groups: dict[int, list[_Question]] = {}
-    for question in questions:
-        groups.setdefault(question.batch, []).append(question)
-    return list(groups.values())

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from medvl.dicom.scan import scan
 from medvl.dicom.select import wanted_studies
-from medvl.errors import InputError
+from medvl.errors import InputError, PrecisionError
 from medvl.ledger import lock
 from medvl.pipeline.job import Desk, StudyJob
 from medvl.pipeline.model import ModelChoice, choose_model, wanted_views
@@ -18,6 +19,8 @@ from medvl.pipeline.watch import Silence, Watcher
 from medvl.planning.device import Device, find_device
 from medvl.planning.plan import Plan
 from medvl.prompts import load_prompts
+from medvl.reader.decoding import Limits
+from medvl.reader.kept import Keeping
 from medvl.reader.protocol import Reader
 from medvl.reader.weights import ModelLocation, locate_model
 from medvl.records import Scan, Study
@@ -44,6 +47,7 @@ class StudyRun:
         self._open_other = open_reader
         self._device = device
         self._reader: Reader | None = None
+        self._trouble = ""  # why 8-bit weights cannot be loaded here, once the reader has said so
         self._prompts = load_prompts()
 
     def read(self, paths: Sequence[Path]) -> RunOutcome:
@@ -86,11 +90,17 @@ class StudyRun:
             self._reader.close()
         if not plan.fits:
             self._watcher.note(f"The plan does not fit into memory, trying all the same. {plan.advice}")
+        decode = self._settings.decode
+        if decode == "auto":
+            decode = "engine" if plan.path == "engine" else "stock"
         return load_qwen_reader(
             location,
             plan.precision,
+            decode=decode,
+            limits=Limits(plan.pixels_at_once, kept_on_device_bytes=plan.picture_cache_bytes),
             sampling=model.sampling,
             progress=lambda share: self._watcher.model_loads(location.name, share),
+            keeping=Keeping(self._store, self._watcher.note),
         )
 
     def _read_or_report(self, study: Study, wanted: Wanted, desk: Desk) -> StudyOutcome:
@@ -104,7 +114,14 @@ class StudyRun:
         folder = self._settings.output / study.patient.key / study.key
         planned = plan_views(study, wanted, self._prompts)
         with lock(folder, on_wait=lambda: self._watcher.note(f"Another run is reading study {study.key}; waiting")):
-            return StudyJob(desk, folder, planned).finish()
+            try:
+                return StudyJob(replace(desk, trouble=self._trouble), folder, planned).finish()
+            except PrecisionError as error:  # the plan knew that bitsandbytes is installed, not that it is broken
+                if self._settings.precision != "auto" or self._trouble:
+                    raise
+                self._trouble = error.found
+                self._watcher.note(f"{error.found}. Reading with bf16 weights instead")
+                return StudyJob(replace(desk, trouble=self._trouble), folder, planned).finish()
 
     def _write_index(self) -> None:
         folder = self._settings.output

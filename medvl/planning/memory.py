@@ -1,90 +1,158 @@
 """How many bytes a reading takes, part by part. Arithmetic on dimensions; no torch, no files.
 
-The constants reproduce peaks measured with stock transformers on one H100, 8B shape, 30 chunks of ten 512² pictures:
-bf16 40.6, int8 37.8 and nf4 30.6 GiB. The formula stays above each of them, by 7 to 11 %.
+Weights, keys and values, and encoded pictures are exact. What else is alive at once can only be measured: those numbers
+stand in one table below, and the peaks they are held against in benchmarks/results/memory.json.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from medvl.planning.shape import ModelShape
 from medvl.settings import Precision
 
 GIB = 2**30
+PLACES_STEP = 256  # an engine's slots come in these lengths, so that prompts of nearly one length share buffers
 
-# Bytes of one weight of a text Linear layer with its scale: one scale a row for int8, a float32 per 64 values of nf4.
-_LINEAR_BYTES = {"int8": 1.001, "nf4": 0.5 + 4 / 64, "bf16": 2.0, "fp32": 4.0}
-_WORKSPACE_BYTES = int(0.5 * GIB)  # CUDA context, cuBLAS workspaces, fragmentation at the small end
-_CPU_WORKSPACE_BYTES = int(0.6 * GIB)  # interpreter, torch and transformers themselves
-_INT8_ACTIVATIONS = 1.25  # LLM.int8() keeps a quantised copy of each layer's input and its outlier columns
-_MAX_TEXT_ACTIVATIONS = (6, 4)  # hidden-wide and MLP-wide tensors alive at once in a text layer
-_MAX_VISION_ACTIVATIONS = (8, 2)
+# engine: our own loop on a GPU, one prompt prefilled at a time, no padding. stock: transformers' generate on a GPU, the
+# whole batch at once. cpu: the same on the host.
+DecodePath = Literal["engine", "stock", "cpu"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Alive:
+    """What is alive at the worst moment, counted in tensors of one width."""
+
+    hidden_wide: float  # in a text layer, per token
+    mlp_wide: float
+    vision_hidden_wide: float  # in a vision layer, per patch
+    vision_mlp_wide: float
+    logits_wide: float  # in float32, per row
+    int8_factor: float  # LLM.int8() keeps a quantised copy of each layer's input and its outlier columns
+    workspace_bytes: int  # of matrix libraries and captured graphs, counted by torch
+    context_bytes: int  # of the process on the device, or of the interpreter on the host; not counted by torch
+
+
+# engine: counted in its code: residual, its norm, queries, the layer's change, the embedded prompt and the angles; gate
+# and up beside their product. A cuBLAS workspace is 32 MiB a stream on Hopper, and a capture has its own stream.
+# stock: peaks of one H100, torch 2.11, transformers 5.17, 8B shape, 30 chunks of ten 512² pictures: bf16 40.6, int8
+# 37.8, nf4 30.6 GiB; the formula stays 5 to 10 % above. cpu: the same layers, and what the interpreter and torch take.
+_ALIVE: dict[DecodePath, _Alive] = {
+    "engine": _Alive(5.5, 3, 10, 2, 4, 1.0, 96 * 2**20, GIB // 2),
+    "stock": _Alive(6, 4, 8, 2, 3, 1.25, 0, GIB // 2),
+    "cpu": _Alive(6, 4, 8, 2, 3, 1.25, 0, int(0.6 * GIB)),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Where the bytes of one model call go."""
+    """Where the bytes of a reading go."""
 
     weights_bytes: int
     cache_bytes: int  # keys and values
+    picture_bytes: int  # encoded pictures, those at hand and those kept
     activation_bytes: int  # the larger of vision and prefill
     logits_bytes: int
     workspace_bytes: int
+    context_bytes: int
+
+    @property
+    def allocated_bytes(self) -> int:
+        """The most that torch holds at one moment: its own `max_memory_allocated`."""
+        held = self.weights_bytes + self.cache_bytes + self.picture_bytes + self.activation_bytes
+        return held + self.logits_bytes + self.workspace_bytes
 
     @property
     def peak_bytes(self) -> int:
-        """The most that is held at one moment."""
-        return self.weights_bytes + self.cache_bytes + self.activation_bytes + self.logits_bytes + self.workspace_bytes
+        """The most that the device must have free for the process."""
+        return self.allocated_bytes + self.context_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How much one model call is given."""
+    """How much is read at once."""
 
     rows: int  # chunks read together
     pictures: int  # per chunk
     prompt_tokens: int  # per chunk, pictures included
     new_tokens: int  # at most, per chunk
     size_px: int
+    pictures_at_once: int = 1  # through the vision tower; the engine's choice, stock transformers takes all
+    kept_pictures: int = 0  # encoded ones that stay on the device for another use; the engine's, too
 
 
-def predict_memory(shape: ModelShape, precision: Precision, load: Load, *, cuda: bool) -> Memory:
-    """Predict the memory of one call of the stock model."""
-    value_bytes = _value_bytes(precision, cuda=cuda)
-    tokens = load.rows * load.prompt_tokens
-    patches = load.rows * load.pictures * (load.size_px // shape.patch_px) ** 2
-    mask_bytes = load.rows * load.prompt_tokens**2 * value_bytes
-    prefill = tokens * _text_activation_values(shape) * value_bytes + mask_bytes
-    vision = patches * _vision_activation_values(shape) * value_bytes
+def predict_memory(shape: ModelShape, precision: Precision, load: Load, path: DecodePath) -> Memory:
+    """Predict the memory of a reading at its worst moment."""
+    alive = _ALIVE[path]
     return Memory(
-        weights_bytes=weights_bytes(shape, precision, cuda=cuda),
-        cache_bytes=shape.cache_bytes_per_token(value_bytes) * load.rows * (load.prompt_tokens + load.new_tokens),
-        activation_bytes=int(max(prefill, vision) * (_INT8_ACTIVATIONS if precision == "int8" else 1)),
-        logits_bytes=load.rows * shape.vocab * 4 * 3,  # float32 logits, masked copy, softmax
-        workspace_bytes=_WORKSPACE_BYTES if cuda else _CPU_WORKSPACE_BYTES,
+        weights_bytes=weights_bytes(shape, precision, path),
+        cache_bytes=load.rows * _places(load, path) * shape.cache_bytes_per_token(value_bytes(precision, path)),
+        picture_bytes=_encoded_pictures(load, path) * encoded_bytes(shape, load.size_px),
+        activation_bytes=max(prefill_bytes(shape, precision, load, path), vision_bytes(shape, precision, load, path)),
+        logits_bytes=int(load.rows * shape.vocab * 4 * alive.logits_wide),
+        workspace_bytes=alive.workspace_bytes,
+        context_bytes=alive.context_bytes,
     )
 
 
-def weights_bytes(shape: ModelShape, precision: Precision, *, cuda: bool) -> int:
+def weights_bytes(shape: ModelShape, precision: Precision, path: DecodePath) -> int:
     """Return the bytes of the weights once loaded: only the text model's Linear layers are quantised."""
     full = shape.parameters - shape.text_linear_parameters
-    linear = shape.text_linear_parameters * _LINEAR_BYTES[precision]
-    return int(linear + full * _value_bytes(precision, cuda=cuda))
+    return linear_bytes(shape, precision) + full * value_bytes(precision, path)
 
 
-def _value_bytes(precision: Precision, *, cuda: bool) -> int:
-    """Bytes of everything that is not quantised. Many CPUs emulate bf16, so the reader uses float32 there."""
-    return 2 if precision == "bf16" or (cuda and precision != "fp32") else 4
+def linear_bytes(shape: ModelShape, precision: Precision) -> int:
+    """Return the bytes of the text layers' Linear modules with their scales."""
+    count = shape.text_linear_parameters
+    if precision == "int8":  # a float32 scale a row, once as bitsandbytes keeps it and once divided by 127
+        return count + shape.text_linear_rows * 4 * 2
+    if precision == "nf4":  # two weights a byte, a float32 scale per block of 64
+        return count // 2 + count // 64 * 4
+    return count * (4 if precision == "fp32" else 2)
 
 
-def _text_activation_values(shape: ModelShape) -> int:
-    hidden_wide, mlp_wide = _MAX_TEXT_ACTIVATIONS
-    deepstack = len(shape.deepstack) * shape.hidden
-    return hidden_wide * shape.hidden + mlp_wide * shape.mlp + deepstack
+def value_bytes(precision: Precision, path: DecodePath) -> int:
+    """Return the bytes of what is not quantised: float32 beside int8 and nf4 on CPUs, many of which emulate bf16."""
+    return 4 if precision == "fp32" or (path == "cpu" and precision != "bf16") else 2
 
 
-def _vision_activation_values(shape: ModelShape) -> int:
-    hidden_wide, mlp_wide = _MAX_VISION_ACTIVATIONS
-    pixels = 2 * shape.patch_values  # the rows themselves, in float32
-    return hidden_wide * shape.vision_hidden + mlp_wide * shape.vision_mlp + pixels
+def encoded_bytes(shape: ModelShape, size_px: int) -> int:
+    """Return the bytes of one picture after the vision tower: its tokens, and once more for each deepstack layer."""
+    return shape.picture_tokens(size_px) * shape.hidden * (1 + len(shape.deepstack)) * 2
+
+
+def prefill_bytes(shape: ModelShape, precision: Precision, load: Load, path: DecodePath) -> int:
+    """Return what is alive in a text layer while prompts are read: one prompt in the engine, else all rows."""
+    alive, width = _ALIVE[path], value_bytes(precision, path)
+    values = alive.hidden_wide * shape.hidden + alive.mlp_wide * shape.mlp
+    if path == "engine":
+        dequantised = 0 if precision in ("bf16", "fp32") else shape.largest_text_matrix * width
+        return int(load.prompt_tokens * values * width) + dequantised
+    values += len(shape.deepstack) * shape.hidden
+    mask = load.rows * load.prompt_tokens**2 * width
+    return int((load.rows * load.prompt_tokens * values * width + mask) * _int8_factor(precision, path))
+
+
+def vision_bytes(shape: ModelShape, precision: Precision, load: Load, path: DecodePath) -> int:
+    """Return what is alive in a vision layer while pictures are encoded."""
+    alive = _ALIVE[path]
+    pictures = load.pictures_at_once if path == "engine" else load.rows * load.pictures
+    patches = pictures * (load.size_px // shape.patch_px) ** 2
+    values = alive.vision_hidden_wide * shape.vision_hidden + alive.vision_mlp_wide * shape.vision_mlp
+    values += 2 * shape.patch_values  # the rows themselves, in float32
+    return int(patches * values * value_bytes(precision, path) * _int8_factor(precision, path))
+
+
+def _int8_factor(precision: Precision, path: DecodePath) -> float:
+    return _ALIVE[path].int8_factor if precision == "int8" else 1.0
+
+
+def _places(load: Load, path: DecodePath) -> int:
+    tokens = load.prompt_tokens + load.new_tokens
+    return -(-tokens // PLACES_STEP) * PLACES_STEP if path == "engine" else tokens
+
+
+def _encoded_pictures(load: Load, path: DecodePath) -> int:
+    """Pictures encoded at the worst moment; stock transformers' count among the activations."""
+    return load.pictures + load.kept_pictures if path == "engine" else 0

@@ -58,6 +58,17 @@ class ModelShape:
         return self.layers * (attention + 3 * self.hidden * self.mlp)
 
     @property
+    def text_linear_rows(self) -> int:
+        """Outputs of the text layers' Linear modules: int8 keeps one scale for each."""
+        attention = (self.heads + 2 * self.kv_heads) * self.head_dim + self.hidden
+        return self.layers * (attention + 2 * self.mlp + self.hidden)
+
+    @property
+    def largest_text_matrix(self) -> int:
+        """Weights of the largest product of a text layer, with q, k, v and gate, up stacked."""
+        return self.hidden * max(2 * self.mlp, (self.heads + 2 * self.kv_heads) * self.head_dim)
+
+    @property
     def text_norm_parameters(self) -> int:
         """Weights of the text model's norms, kept in full precision."""
         return self.layers * (2 * self.hidden + 2 * self.head_dim) + self.hidden
@@ -78,6 +89,14 @@ class ModelShape:
         merger = wide * (wide + 1) + (wide + 1) * self.hidden
         norms = 2 * self.vision_hidden + len(self.deepstack) * 2 * wide
         return patch + self.vision_layers * block + (1 + len(self.deepstack)) * merger + norms
+
+    @property
+    def vision_operations_per_token(self) -> int:
+        """Operations that make one vision token: the blocks run on merge² patches, the mergers on the token."""
+        wide = self.vision_hidden * self.merge**2
+        block = 4 * self.vision_hidden**2 + 2 * self.vision_hidden * self.vision_mlp
+        mergers = (1 + len(self.deepstack)) * wide * (wide + self.hidden)
+        return 2 * (self.merge**2 * self.vision_layers * block + mergers)
 
     @property
     def parameters(self) -> int:

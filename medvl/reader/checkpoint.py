@@ -48,6 +48,26 @@ class Preferences:
     evaluated: bool = False  # its accuracy was measured and published with it
 
 
+@dataclass(frozen=True, slots=True)
+class TensorPlace:
+    """Where one tensor lies: a run of bytes in a weight file, row after row."""
+
+    name: str
+    dtype: str  # as the safetensors format spells it
+    shape: tuple[int, ...]
+    path: Path
+    offset: int  # of its first byte in the file
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class WeightFile:
+    """What the header of one weight file says; the tensors in the order of their bytes."""
+
+    metadata: Mapping[str, str]
+    tensors: tuple[TensorPlace, ...]
+
+
 _PREFERENCE_KINDS: dict[str, tuple[type, str]] = {
     "size_px": (int, "a whole number"),
     "slab": (str, "text"),
@@ -202,33 +222,46 @@ def _promised_tensors(folder: Path) -> dict[str, set[str]]:
 
 
 def _shard_trouble(path: Path, promised: set[str] | None) -> str:
+    try:
+        found = {tensor.name for tensor in read_weight_file(path).tensors}
+    except ValueError as error:
+        return str(error)
+    return "" if promised is None or promised == found else f"{len(promised ^ found)} tensors differ from the index"
+
+
+def read_weight_file(path: Path) -> WeightFile:
+    """Read a weight file's header, and check that it describes the file to the last byte.
+
+    Raises ValueError that says what is wrong with the file, OSError if it cannot be read. Source: the safetensors
+    format.
+    """
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= min(size - 8, _HEADER_LIMIT_BYTES):
-            return f"its header claims {length} bytes of {size}"
+            raise ValueError(f"its header claims {length} bytes of {size}")
         text = file.read(length)
     try:
-        header = {name: entry for name, entry in json.loads(text).items() if name != "__metadata__"}
-        end = _tensors_end(header)
+        header = json.loads(text)
+        metadata = dict(header.pop("__metadata__", {}))
+        tensors, end = _place_tensors(path, 8 + length, header)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"its header cannot be read: {error}"
-    if 8 + length + end != size:
-        return f"it has {size} bytes; its header asks for {8 + length + end}"
-    if promised is not None and promised != set(header):
-        return f"{len(promised ^ set(header))} tensors differ from the index"
-    return ""
+        raise ValueError(f"its header cannot be read: {error}") from error
+    if end != size:
+        raise ValueError(f"it has {size} bytes; its header asks for {end}")
+    return WeightFile(metadata, tensors)
 
 
-def _tensors_end(header: Mapping[str, Any]) -> int:
-    """Return where the last tensor ends. Raises ValueError unless they follow each other without holes."""
-    end = 0
+def _place_tensors(path: Path, start: int, header: Mapping[str, Any]) -> tuple[tuple[TensorPlace, ...], int]:
+    """Return the tensors and where the last one ends. Raises ValueError unless they follow each other without holes."""
+    places, end = [], 0
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         first, last = entry["data_offsets"]
         if first != end or (last - first) * 8 != math.prod(entry["shape"]) * _DTYPE_BITS[entry["dtype"]]:
             raise ValueError(f"tensor {name} does not fit its place")
+        places.append(TensorPlace(name, entry["dtype"], tuple(entry["shape"]), path, start + first, last - first))
         end = last
-    return end
+    return tuple(places), start + end
 
 
 def _read_json(path: Path) -> dict[str, Any]:

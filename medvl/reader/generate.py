@@ -1,4 +1,4 @@
-"""Writes the replies of one batch: mask, choose, remember, until every reply has ended.
+"""Writes the replies of one batch with the stock loop: mask, choose, remember, until every reply has ended.
 
 The loop is transformers' `generate`; what is ours rides in it as a logits processor (the mask) and a stopping criterion
 (the record). Knows nothing of pictures, prompts and checkpoints.
@@ -6,44 +6,26 @@ The loop is transformers' `generate`; what is ours rides in it as a logits proce
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
-from medvl.reader.grammar import BatchGrammar, Grammars
+from medvl.reader.grammar import Grammars
 from medvl.reader.identity import Sampling
-from medvl.records import Request, Token
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """One written reply."""
-
-    tokens: tuple[Token, ...]
-    complete: bool  # False: cut off by the token cap
-
-    @property
-    def text(self) -> str:
-        """The tokens' texts in a row."""
-        return "".join(token.text for token in self.tokens)
+from medvl.reader.replies import Draft, Reply
+from medvl.records import Request
 
 
 class BatchReplies:
-    """The replies of a batch as they grow: ids, probabilities, and which rows have ended."""
+    """The replies of a batch that grows in step."""
 
     def __init__(self, grammars: Grammars, requests: Sequence[Request]) -> None:
+        self.drafts = [Draft(grammars, request) for request in requests]
         self._grammars = grammars
-        self._grammar: BatchGrammar = grammars.start(request.json_schema for request in requests)
-        self._caps = [request.max_new_tokens for request in requests]
-        self._ids: list[list[int]] = [[] for _ in requests]
-        self._probabilities: list[list[float]] = [[] for _ in requests]
-        self._complete = [False] * len(requests)
-        self.ended = [False] * len(requests)
+        self._mask = grammars.new_mask(len(self.drafts))
         self._masked: Tensor | None = None
 
     def mask(self, scores: Tensor) -> Tensor:
@@ -51,8 +33,9 @@ class BatchReplies:
 
         scores: (rows, vocab) float32.
         """
-        writing = [row for row, ended in enumerate(self.ended) if not ended]
-        self._masked = scores.masked_fill(~self._grammar.allowed(writing, scores.device), -torch.inf)
+        self._grammars.fill(self._mask, [(row, draft.grammar) for row, draft in self._writing()])
+        packed = torch.from_numpy(self._mask).to(scores.device)
+        self._masked = scores.masked_fill(~unpack_mask(packed, scores.shape[1]), -torch.inf)
         return self._masked
 
     def record(self, chosen: Tensor) -> None:
@@ -62,36 +45,19 @@ class BatchReplies:
         """
         if self._masked is None:
             raise ValueError("a token was chosen before anything was masked")
-        probabilities = self._masked.softmax(-1).gather(1, chosen[:, None])[:, 0]
-        for row, (token, probability) in enumerate(zip(chosen.tolist(), probabilities.tolist(), strict=True)):
-            if not self.ended[row]:
-                self._append(row, token, probability)
+        probabilities = self._masked.softmax(-1).gather(1, chosen[:, None])[:, 0].tolist()
+        tokens = chosen.tolist()
+        for row, draft in self._writing():
+            draft.append(tokens[row], probabilities[row])
 
-    def _append(self, row: int, token: int, probability: float) -> None:
-        if token in self._grammars.end_ids:
-            self._complete[row] = self.ended[row] = True
-            return
-        self._ids[row].append(token)
-        # Rounding may leave (0, 1]: a certain token a hair above 1, a token sampled at high temperature below float32.
-        self._probabilities[row].append(min(max(probability, torch.finfo(torch.float32).tiny), 1.0))
-        self._grammar.advance(row, token)
-        self._complete[row] = self._grammar.finished(row)
-        self.ended[row] = self._complete[row] or len(self._ids[row]) >= self._caps[row]
+    def _writing(self) -> list[tuple[int, Draft]]:
+        return [(row, draft) for row, draft in enumerate(self.drafts) if not draft.ended]
 
-    def finish(self) -> list[Reply]:
-        """Return the replies as they stand."""
-        return [
-            Reply(tuple(map(Token, self._texts(ids), probabilities)), complete)
-            for ids, probabilities, complete in zip(self._ids, self._probabilities, self._complete, strict=True)
-        ]
 
-    def _texts(self, ids: Sequence[int]) -> list[str]:
-        """Spell each token; a character spread over several tokens belongs to the last of them."""
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        texts = [decoder.decode(self._grammars.spell(token)) for token in ids]
-        if texts:
-            texts[-1] += decoder.decode(b"", final=True)
-        return texts
+def unpack_mask(packed: Tensor, vocab: int) -> Tensor:
+    """Return a bit mask (rows, words) int32 as (rows, vocab) bool."""
+    bits = torch.arange(32, dtype=torch.int32, device=packed.device)
+    return ((packed.unsqueeze(-1) >> bits) & 1).flatten(1)[:, :vocab].bool()
 
 
 class _Mask(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped
@@ -108,7 +74,7 @@ class _Record(StoppingCriteria):  # type: ignore[misc]  # transformers is untype
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
         self._replies.record(input_ids[:, -1])
-        return torch.tensor(self._replies.ended, device=input_ids.device)
+        return torch.tensor([draft.ended for draft in self._replies.drafts], device=input_ids.device)
 
 
 @torch.inference_mode()
@@ -130,7 +96,7 @@ def write_replies(
             logits_processor=LogitsProcessorList([_Mask(replies)]),
             stopping_criteria=StoppingCriteriaList([_Record(replies)]),
         )
-    return replies.finish()
+    return [draft.finish() for draft in replies.drafts]
 
 
 def _generation_config(requests: Sequence[Request], grammars: Grammars, sampling: Sampling) -> GenerationConfig:

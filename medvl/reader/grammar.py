@@ -1,22 +1,23 @@
-"""Holds replies to a JSON Schema while they are written: which tokens may come next, row by row.
+"""Holds replies to a JSON Schema while they are written: which tokens may come next, reply by reply.
 
-A thin layer over llguidance. Its own torch helper compiles on first use, so the bit mask becomes a boolean mask here.
+A thin layer over llguidance. Its own torch helper compiles on first use, so the bit masks stay numpy's here.
 Knows nothing of models and of how tokens are chosen.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from llguidance import LLExecutor, LLMatcher, LLTokenizer
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask_par
-from torch import Tensor
+from numpy.typing import NDArray
 
 from medvl.errors import ReadingError
+
+Mask = NDArray[np.int32]  # (rows, ceil(vocab / 32)), bit i of a row: token i may come next, lowest bit first
 
 
 class Grammars:
@@ -31,10 +32,30 @@ class Grammars:
         self._executor = LLExecutor(num_threads=os.cpu_count() or 1)
         self._free_text = self._pack_free_text(len(tokenizer))
 
-    def start(self, schemas: Iterable[str | None]) -> BatchGrammar:
-        """Begin one reply per schema; None is free text, held to ordinary tokens and the end of the turn."""
-        matchers = [None if schema is None else self._matcher(schema) for schema in schemas]
-        return BatchGrammar(matchers, self._free_text, self.vocab, self._executor)
+    def start(self, schema: str | None) -> Grammar:
+        """Begin one reply; None is free text, held to ordinary tokens and the end of the turn."""
+        return Grammar(None if schema is None else self._matcher(schema))
+
+    def new_mask(self, rows: int) -> Mask:
+        """Return a mask that allows nothing."""
+        mask: Mask = allocate_token_bitmask(rows, self.vocab)
+        mask[:] = 0
+        return mask
+
+    def fill(self, mask: Mask, rows: Sequence[tuple[int, Grammar]]) -> None:
+        """Write which tokens may come next into some rows of a mask; the others stay as they are.
+
+        Raises ReadingError if a reply has left its grammar, which a caller that follows the mask never sees.
+        """
+        for row, grammar in rows:
+            if grammar.matcher is None:
+                mask[row] = self._free_text
+        held = [(grammar.matcher, row) for row, grammar in rows if grammar.matcher is not None]
+        if held:
+            fill_next_token_bitmask_par(self._executor, held, mask)
+        for matcher, _ in held:
+            if matcher.is_error():
+                raise ReadingError(f"The reply cannot be held to its schema: {matcher.get_error()}")
 
     def spell(self, token: int) -> bytes:
         """Return the bytes a token stands for; one character may be spread over several tokens."""
@@ -48,50 +69,25 @@ class Grammars:
             self._compiled[schema] = matcher
         return self._compiled[schema].deep_copy()
 
-    def _pack_free_text(self, token_count: int) -> np.ndarray[Any, np.dtype[np.int32]]:
+    def _pack_free_text(self, token_count: int) -> Mask:
         allowed = np.zeros(allocate_token_bitmask(1, self.vocab).size * 32, dtype=np.uint8)
         allowed[:token_count] = [not self._vocabulary.is_special_token(token) for token in range(token_count)]
         allowed[list(self.end_ids)] = 1
         return np.packbits(allowed, bitorder="little").view(np.int32)
 
 
-class BatchGrammar:
-    """How far each reply of a batch has come in its grammar."""
+class Grammar:
+    """How far one reply has come in its grammar."""
 
-    def __init__(
-        self,
-        matchers: Sequence[LLMatcher | None],
-        free_text: np.ndarray[Any, np.dtype[np.int32]],
-        vocab: int,
-        executor: LLExecutor,
-    ) -> None:
-        self._matchers = list(matchers)
-        self._vocab = vocab
-        self._executor = executor
-        self._mask = allocate_token_bitmask(len(self._matchers), vocab)
-        self._mask[:] = free_text
+    def __init__(self, matcher: LLMatcher | None) -> None:
+        self.matcher = matcher
 
-    def allowed(self, rows: Sequence[int], device: torch.device) -> Tensor:
-        """Return (all rows, vocab) bool: the tokens that may come next. Rows not asked for keep their last mask.
+    def advance(self, token: int) -> None:
+        """Take note of the token that was chosen."""
+        if self.matcher is not None:
+            self.matcher.consume_token(token)
 
-        Raises ReadingError if a reply has left its grammar, which a caller that follows the mask never sees.
-        """
-        asked = [(matcher, row) for row in rows if (matcher := self._matchers[row]) is not None]
-        if asked:
-            fill_next_token_bitmask_par(self._executor, asked, self._mask)
-        for matcher, _ in asked:
-            if matcher.is_error():
-                raise ReadingError(f"The reply cannot be held to its schema: {matcher.get_error()}")
-        packed = torch.from_numpy(self._mask.view(np.uint8)).to(device).unsqueeze(-1)
-        bits = (packed >> torch.arange(8, dtype=torch.uint8, device=device)) & 1
-        return bits.flatten(1)[:, : self._vocab].bool()
-
-    def advance(self, row: int, token: int) -> None:
-        """Take note of the token chosen for a row."""
-        if (matcher := self._matchers[row]) is not None:
-            matcher.consume_token(token)
-
-    def finished(self, row: int) -> bool:
-        """Tell whether a reply is whole and can only end now; free text never is."""
-        matcher = self._matchers[row]
-        return matcher is not None and bool(matcher.is_stopped()) and not matcher.is_error()
+    @property
+    def finished(self) -> bool:
+        """Whether the reply is whole and can only end now; free text never is."""
+        return self.matcher is not None and bool(self.matcher.is_stopped()) and not self.matcher.is_error()

@@ -36,10 +36,12 @@ class Sampling:
         return f"sampled: temperature {self.temperature:g}, top-p {self.top_p:g}, top-k {self.top_k}, seed {self.seed}"
 
 
-def identify_reader(location: ModelLocation, precision: str, sampling: Sampling, *, device: str = "") -> ReaderIdentity:
+def identify_reader(
+    location: ModelLocation, precision: str, sampling: Sampling, *, device: str = "", decode: str = "stock"
+) -> ReaderIdentity:
     """Describe the reader a checkpoint makes at this precision.
 
-    precision: as really used.
+    precision, decode: as really used.
     Raises ModelError if the checkpoint cannot be read.
     """
     return ReaderIdentity(
@@ -50,6 +52,7 @@ def identify_reader(location: ModelLocation, precision: str, sampling: Sampling,
         generation=sampling.description,
         versions=tuple((name, found) for name in _PACKAGES if (found := _installed(name))),
         warning=read_preferences(location.folder).warning,
+        decode=decode,
     )
 
 

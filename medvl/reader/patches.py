@@ -20,14 +20,23 @@ def cut_patches(pictures: Tensor, shape: ModelShape, dtype: torch.dtype = torch.
     Returns (n × height/16 × width/16, 3 × 2 × 16 × 16): picture by picture, patches in 2 × 2 groups, each patch as
     (colour, frame, row, column).
     """
-    values = ((pictures.to(torch.float32) / 255 - _MEAN) / _SPREAD).to(dtype)
-    colours = values if values.ndim == 4 else values.unsqueeze(-1).expand(-1, -1, -1, 3)
-    count, height, width, _ = colours.shape
+    cells = cut_cells(pictures, shape).to(dtype).unsqueeze(3)
+    return cells.expand(-1, -1, 3, shape.temporal, -1, -1).reshape(-1, shape.patch_values)
+
+
+def cut_cells(pictures: Tensor, shape: ModelShape) -> Tensor:
+    """Return the normalised patches of equally large pictures without what `cut_patches` repeats.
+
+    pictures: as for `cut_patches`.
+    Returns (n, height/16 × width/16, colours, 16, 16) float32 in the same order; a grey picture has one colour.
+    """
+    colours = pictures if pictures.ndim == 4 else pictures.unsqueeze(-1)
+    count, height, width, depth = colours.shape
     merge, side = shape.merge, shape.patch_px
-    grid = colours.reshape(count, height // shape.token_px, merge, side, width // shape.token_px, merge, side, 3)
+    grid = colours.reshape(count, height // shape.token_px, merge, side, width // shape.token_px, merge, side, depth)
     grouped = grid.permute(0, 1, 4, 2, 5, 7, 3, 6)  # n, groups down, groups across, merge, merge, colour, row, column
-    frames = grouped.unsqueeze(6).expand(*grouped.shape[:6], shape.temporal, side, side)
-    return frames.reshape(-1, shape.patch_values)
+    cells = grouped.reshape(count, -1, depth, side, side).to(torch.float32)
+    return (cells / 255 - _MEAN) / _SPREAD
 
 
 def patch_grid(height_px: int, width_px: int, shape: ModelShape) -> tuple[int, int, int]:

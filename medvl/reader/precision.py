@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from medvl.errors import ModelError
+from medvl.errors import ModelError, PrecisionError
 from medvl.settings import Precision
 
 LoadedPrecision = Literal["int8", "nf4", "bf16", "fp32"]
@@ -33,7 +33,8 @@ class PrecisionChoice:
 def choose_precision(asked: Precision, device: torch.device) -> PrecisionChoice:
     """Settle on a precision this device can read with.
 
-    Raises ModelError if int8 or nf4 was asked for and bitsandbytes does not work here.
+    Raises PrecisionError if int8 or nf4 was asked for and bitsandbytes does not work here; a plan can be made anew with
+    the reason, its `found`.
     """
     if asked in ("bf16", "fp32"):
         return PrecisionChoice(asked, "as asked")
@@ -41,7 +42,7 @@ def choose_precision(asked: Precision, device: torch.device) -> PrecisionChoice:
     if asked == "auto":
         return _automatic(trouble, device)
     if trouble:
-        raise ModelError(
+        raise PrecisionError(
             f"bitsandbytes does not work on {device}: {trouble}",
             expected=f"{asked} weights need it",
             todo="Install bitsandbytes 0.50 or later, or choose --precision bf16",
@@ -100,7 +101,7 @@ def check_precision(model: nn.Module, precision: LoadedPrecision) -> None:
     wrong = [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and _quantised(module) != (wanted if _may_quantise(name) else None)
+        if isinstance(module, nn.Linear) and _quantised(module) != (wanted if may_quantise(name) else None)
     ]
     if wrong:
         shown = ", ".join(wrong[:4]) + (f" and {len(wrong) - 4} more" if len(wrong) > 4 else "")
@@ -111,7 +112,8 @@ def check_precision(model: nn.Module, precision: LoadedPrecision) -> None:
         )
 
 
-def _may_quantise(name: str) -> bool:
+def may_quantise(name: str) -> bool:
+    """Tell from a layer's full name whether int8 and nf4 are for it."""
     return not name.startswith(tuple(_NEVER_QUANTISED))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from medvl.records import ReaderIdentity, Reading, Request
@@ -13,14 +13,20 @@ class Reader(Protocol):
 
     @property
     def identity(self) -> ReaderIdentity:
-        """What reads: part of every ledger key and of the report."""
+        """What reads, as the ledger and the report name it."""
         ...
 
-    def read(self, requests: Sequence[Request]) -> list[Reading]:
-        """Answer one batch of requests, in their order.
+    @property
+    def independent(self) -> bool:
+        """Whether a reply never depends on what is read beside it, so that requests may join as others end."""
+        ...
 
-        Raises OutOfMemoryError when the batch does not fit; the memory it took is free again by then, and fewer or
-        smaller requests may work.
+    def read(self, requests: Iterable[Request], rows: int) -> Iterator[tuple[int, Reading]]:
+        """Answer requests, at most `rows` at once, drawing more only as there is room for them.
+
+        Yields the number of a request, counted from 0, with its reading as soon as that is whole; in any order.
+        Raises OutOfMemoryError when what was drawn does not fit; the memory it took is free again by then, what was
+        yielded counts, and fewer or smaller requests may work. What the requests raise when drawn passes through.
         """
         ...
 

@@ -39,11 +39,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Wish, Settings]]:
 
 
 def test_flags_reach_the_harness_and_the_result_is_kept(tmp_path: Path, asked: list[tuple[Wish, Settings]]) -> None:
-    result = run("--model", "demo", "--cases", 3, "--seed", 5, "--no-counterfactuals", "-o", tmp_path / "out", "--json")
+    flags = ("--model", "demo", "--decode", "stock", "--cases", 3, "--seed", 5, "--no-counterfactuals", "--json")
+    result = run(*flags, "-o", tmp_path / "out")
     assert result.exit_code == 0
     ((wish, settings),) = asked
     assert wish == Wish(case_count=3, seed=5, counterfactuals=False, jobs=1)
-    assert (settings.model, settings.output) == ("demo", tmp_path / "out")
+    assert (settings.model, settings.decode, settings.output) == ("demo", "stock", tmp_path / "out")
     assert json.loads((tmp_path / "out" / "evaluation.json").read_text()) == json.loads(result.stdout)
 
 

@@ -1,12 +1,27 @@
 import gc
 import weakref
+from itertools import islice, pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from medvl.errors import ModelError, OutOfMemoryError
-from tests.pipeline.bench import ROOMY, Bench, chunk_calls, report_bright, timeless, write_body, write_checkpoint
-from tests.reader_fakes import ScriptedReader, count_pictures
+from medvl.pipeline.showing import show_chunk
+from tests.pipeline.bench import (
+    ROOMY,
+    Bench,
+    chunk_calls,
+    is_impression,
+    report_bright,
+    timeless,
+    write_body,
+    write_checkpoint,
+)
+from tests.reader_fakes import ScriptedReader, StreamingReader, count_pictures
+
+TOO_LARGE = "it did not fit into memory, even alone; choose a smaller --size or --precision"
 
 
 def sizes(reader: ScriptedReader) -> list[tuple[int, ...]]:
@@ -90,7 +105,7 @@ def test_a_picture_too_large_by_itself_leaves_its_slice_unread_with_the_reason(b
     [study] = outcome.studies
     assert (study.status, study.slices_read, outcome.exit_status) == ("partial", 0, 4)
     reasons = {fate.not_read_because for fate in bench.report().series[0].slices}
-    assert reasons == {"it did not fit into memory, even alone; choose a smaller --size or --precision"}
+    assert reasons == {TOO_LARGE}
     assert bench.report().impression.sentences[0].text == "Nothing was read; nothing is known about this study."
 
 
@@ -111,25 +126,108 @@ def test_weights_that_do_not_fit_end_the_run_at_once(bench):
     assert not list(bench.output.glob("*/*/report.json"))
 
 
-def test_no_more_than_a_batch_of_pictures_is_held_at_once(bench):
-    alive: list[int] = []
+@pytest.mark.parametrize("kind", [ScriptedReader, StreamingReader])
+def test_no_more_pictures_are_held_than_are_read_and_two_chunks_ahead(bench, monkeypatch, kind):
     pictures: list[weakref.ref[np.ndarray]] = []
+    alive: list[int] = []
+
+    def show(*chunk):
+        shown = show_chunk(*chunk)
+        pictures.extend(weakref.ref(part) for part in shown.request.parts if not isinstance(part, str))
+        return shown
 
     def count_living(request):
         gc.collect()
         alive.append(sum(reference() is not None for reference in pictures))
-        pictures.extend(weakref.ref(part) for part in request.parts if not isinstance(part, str))
+        reader.calls.clear()  # the record would keep every picture alive
         return '{"findings": []}'
 
-    class Forgetful(ScriptedReader):
-        def read(self, requests):
-            readings = super().read(requests)
-            self.calls.clear()  # the record would keep every picture alive
-            return readings
-
+    monkeypatch.setattr("medvl.pipeline.reading.show_chunk", show)
     write_body(bench.input, count=60)
     gc.collect()  # what other tests left behind may raise warnings, whose tracebacks would hold our frames
-    bench.run(Forgetful(count_living), batch=2)
-    # Nineteen overlaps and sixty slices were shown; when a batch begins, nothing of an earlier one is left.
-    assert len(pictures) == 79
-    assert max(alive) <= 4
+    reader = kind(count_living)
+    bench.run(reader, batch=2)
+    assert len(pictures) == 79  # sixty slices and nineteen overlaps, in chunks of at most four
+    assert max(alive) <= (2 + 2) * 4
+
+
+# --- replies that do not depend on their neighbours --------------------------------------------------------------
+
+
+def test_requests_join_as_others_end_until_memory_runs_out_and_then_in_half_as_many_rows(bench):
+    write_body(bench.input)  # 3, 4, 4 and 4 pictures
+    reader = StreamingReader(report_bright, picture_limit=8)
+    assert bench.run(reader, batch=4).exit_status == 0
+    # Three, seven, eleven: too many. In two rows: three, seven; the first ends: eight; the second ends: eight.
+    assert sizes(reader) == [(3,), (4,), (4,), (3,), (4,), (4,), (4,)]
+    assert reader.rows[:2] == [4, 2]
+
+
+def test_what_ended_before_memory_ran_out_is_kept(bench):
+    write_body(bench.input)
+    reader = StreamingReader(report_bright, out_of_memory_at=[4])
+    bench.run(reader, batch=3)
+    # Three chunks are in progress, the first ends, and its successor does not fit: three are left, and one row.
+    assert sizes(reader) == [(3,), (4,), (4,), (4,), (4,), (4,), (4,)]
+    assert reader.rows[:2] == [3, 1]
+
+
+def test_alone_in_memory_a_chunk_is_halved_and_no_chunk_as_long_is_tried_again(bench):
+    write_body(bench.input)
+    reader = StreamingReader(report_bright, picture_limit=2)
+    outcome = bench.run(reader, batch=1)
+    assert sizes(reader)[:3] == [(3,), (2,), (2,)]
+    assert {size for call in sizes(reader)[1:] for size in call} == {2}
+    assert (min(coverage(bench)), outcome.exit_status) == (1, 0)
+
+
+def test_a_picture_too_large_by_itself_is_not_hidden_by_the_others(bench):
+    write_body(bench.input, count=3)
+    reader = StreamingReader(out_of_memory_at=[1, 2, 3])
+    outcome = bench.run(reader, batch=1)
+    # Three slices do not fit, two (1–2) do not, one does not: none is left to try.
+    assert sizes(reader) == [(3,), (2,), (1,)]
+    assert (outcome.studies[0].slices_read, outcome.exit_status) == (0, 4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    kind=st.sampled_from([ScriptedReader, StreamingReader]),
+    fails=st.sets(st.integers(1, 25)),
+    batch=st.integers(1, 5),
+    chunk=st.integers(1, 5),
+)
+def test_whenever_memory_runs_out_every_slice_is_read_or_reported_and_nothing_is_read_twice(
+    tmp_path_factory, kind, fails, batch, chunk
+):
+    answered: list[tuple[str, ...]] = []
+
+    def note(request):
+        if not is_impression(request):
+            answered.append(tuple(part for part in request.parts if isinstance(part, str)))  # labels tell z
+        return '{"findings": []}'
+
+    bench = Bench(tmp_path_factory.mktemp("memory"))
+    write_body(bench.input)
+    reader = kind(note, out_of_memory_at=fails)
+    outcome = bench.run(reader, batch=batch, chunk=str(chunk))
+    assert len(set(answered)) == len(answered)
+    if reader.independent:
+        assert all(later < earlier or later == 1 for earlier, later in pairwise(reader.rows))
+    slices = bench.report().series[0].slices
+    assert {fate.not_read_because for fate in slices if not fate.read_in} <= {TOO_LARGE}
+    assert (outcome.exit_status == 0) == all(fate.read_in for fate in slices)
+    before = timeless(bench.output)
+    if outcome.exit_status == 0:
+        bench.run(batch=batch, chunk=str(chunk))  # from the ledger alone
+        assert timeless(bench.output) == before
+
+
+def test_a_reader_that_leaves_requests_unanswered_is_a_bug_and_not_asked_for_ever(bench):
+    class Lazy(StreamingReader):
+        def read(self, requests, rows):
+            return islice(super().read(requests, rows), 2)
+
+    write_body(bench.input)
+    with pytest.raises(ValueError, match="the reader left 1 request without an answer"):
+        bench.run(Lazy(), batch=2)

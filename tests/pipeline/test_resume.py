@@ -24,7 +24,7 @@ from tests.pipeline.bench import (
     write_body,
     write_checkpoint,
 )
-from tests.reader_fakes import IDENTITY, ScriptedReader
+from tests.reader_fakes import IDENTITY, ScriptedReader, StreamingReader
 
 CHUNKS = 4  # of the body's twelve slices
 
@@ -113,33 +113,69 @@ def test_an_interrupted_run_of_several_studies_lists_the_finished_ones(bench):
     assert "Read first" in bench.pages()["index.html"]
 
 
-def test_killed_anywhere_a_run_is_finished_by_the_next(bench, uninterrupted):
+@pytest.mark.parametrize("kind", [ScriptedReader, StreamingReader])
+def test_killed_anywhere_a_run_is_finished_by_the_next(bench, uninterrupted, kind):
     write_body(bench.input)
     write_checkpoint(bench.checkpoint)
     for chunks_before_the_end in (1, 2):
         ended = subprocess.run(
-            [sys.executable, "-c", _KILLS_ITSELF, str(bench.root), str(chunks_before_the_end)], check=False
+            [sys.executable, "-c", _KILLS_ITSELF, str(bench.root), kind.__name__, str(chunks_before_the_end)],
+            check=False,
         )
         assert ended.returncode == -signal.SIGKILL
-    reader = ScriptedReader(report_bright)
+    reader = kind(report_bright)
     bench.run(reader)
     assert chunk_calls(reader) == CHUNKS - 3
     assert timeless(bench.output) == uninterrupted
     assert [path for path in bench.output.rglob("*") if path.name.startswith(".") and path.name != ".lock"] == []
 
 
+@pytest.mark.parametrize("answered", range(CHUNKS))
+def test_replies_that_arrive_in_any_order_make_the_same_report_however_often_it_is_interrupted(bench, answered):
+    def interrupt(request):
+        if len(list(bench.output.glob("*/*/ledger/sha256-*"))) == answered:
+            raise KeyboardInterrupt
+        return report_bright(request)
+
+    def last(count):
+        return count - 1
+
+    write_body(bench.input)
+    with pytest.raises(KeyboardInterrupt):
+        bench.run(StreamingReader(interrupt, ends=last), batch=3)
+    second = StreamingReader(report_bright, ends=last)
+    bench.run(second, batch=3)
+    assert chunk_calls(second) == CHUNKS - answered
+    resumed = timeless(bench.output)
+    bench.run(ScriptedReader(report_bright), batch=3, force=True)  # in the plan's order, in one go
+    assert timeless(bench.output) == resumed
+
+
+@pytest.mark.parametrize(("kind", "rows"), [(ScriptedReader, [1, 1]), (StreamingReader, [2])])
+def test_missing_chunks_of_two_batches_meet_only_in_a_reader_whose_replies_are_independent(bench, kind, rows):
+    paths = write_body(bench.input)
+    bench.run(ScriptedReader(), batch=2)
+    for path in (paths[0], paths[11]):  # each in one chunk alone: the last of the second batch, the first of the first
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+    reader = kind()
+    bench.run(reader, batch=2)
+    assert reader.rows == rows
+
+
 _KILLS_ITSELF = """
 import os, signal, sys
 from pathlib import Path
 from tests.pipeline.bench import Bench, report_bright
-from tests.reader_fakes import ScriptedReader
+from tests import reader_fakes
 
 def kill(request):
-    if len(reader.calls) > int(sys.argv[2]):
+    if len(reader.calls) > int(sys.argv[3]):
         os.kill(os.getpid(), signal.SIGKILL)
     return report_bright(request)
 
-reader = ScriptedReader(kill)
+reader = getattr(reader_fakes, sys.argv[2])(kill)
 Bench(Path(sys.argv[1])).run(reader)
 """
 
@@ -285,7 +321,7 @@ def test_one_slice_changed_reads_only_the_chunks_that_show_it(bench):
     assert chunk_calls(reader) == 1
 
 
-@pytest.mark.parametrize("change", [{"deidentify": True}, {"batch": 3}, {"memory_bytes": 2**33}])
+@pytest.mark.parametrize("change", [{"deidentify": True}, {"batch": 3}, {"memory_bytes": 2**33}, {"decode": "engine"}])
 def test_what_does_not_change_the_question_reads_nothing_again(bench, change):
     write_body(bench.input)
     bench.run(ScriptedReader(report_bright))

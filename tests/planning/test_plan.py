@@ -2,68 +2,170 @@ import subprocess
 import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+import medvl.planning.plan
 from medvl.planning.device import Device
-from medvl.planning.memory import GIB, Load, predict_memory, weights_bytes
-from medvl.planning.plan import Wishes, Workload, plan_reading
+from medvl.planning.memory import GIB
+from medvl.planning.plan import Plan, Wishes, Workload, decode_path, plan_reading
 from medvl.planning.shape import PUBLISHED_SHAPES
 
 SHAPE_8B = PUBLISHED_SHAPES["Qwen/Qwen3-VL-8B-Instruct"]
 CT_300 = Workload((300,), size_px=512, text_tokens=600, label_tokens=16, new_tokens=1024)
 
 
-def card(gibibytes: float) -> Device:
-    return Device("cuda", "a card", int(gibibytes * GIB), int(gibibytes * GIB))
+def card(gibibytes: float, name: str = "a card", *, runs_engine: bool = True) -> Device:
+    return Device("cuda", name, int(gibibytes * GIB), int(gibibytes * GIB), runs_engine)
 
 
-@pytest.mark.parametrize(("precision", "measured_gib"), [("bf16", 40.6), ("int8", 37.8), ("nf4", 30.6)])
-def test_predicted_peaks_are_above_the_measured_ones_and_near(precision, measured_gib):
-    # Measured on one H100, stock transformers, 30 chunks of ten 512² slices.
-    load = Load(rows=30, pictures=10, prompt_tokens=2800, new_tokens=256, size_px=512)
-    predicted_gib = predict_memory(SHAPE_8B, precision, load, cuda=True).peak_bytes / GIB
-    assert 1.0 <= predicted_gib / measured_gib <= 1.12
+def plan(gibibytes: float, work: Workload = CT_300, shape=SHAPE_8B, **wishes) -> Plan:
+    return plan_reading(shape, card(gibibytes), work, Wishes(**wishes), None)
 
 
-@pytest.mark.parametrize(("precision", "gib"), [("bf16", 16.3), ("nf4", 7.0), ("int8", 9.9)])
-def test_weights_of_the_8b_take_what_they_take(precision, gib):
-    assert weights_bytes(SHAPE_8B, precision, cuda=True) / GIB == pytest.approx(gib, abs=0.1)
+def test_a_large_card_reads_ten_slices_at_a_time_and_32_chunks_at_once():
+    roomy = plan(80)
+    assert (roomy.precision, roomy.path) == ("int8", "engine")
+    assert (roomy.chunk_length, roomy.overlap, roomy.batch, roomy.pixels_at_once) == (10, 1, 32, 5 * 512**2)
+    assert roomy.chunk_count == 34  # 1 + ceil((300 - 10) / 9)
+    assert roomy.picture_count == 333
+    assert roomy.picture_cache_bytes == 300 * 8 * 2**20  # every slice's encoding stays
+    assert roomy.fits
 
 
-def test_a_slice_of_512_costs_36_mebibytes_of_cache():
-    assert SHAPE_8B.picture_tokens(512) * SHAPE_8B.cache_bytes_per_token() == 36 * 2**20
+def test_no_more_rows_than_chunks():
+    assert plan(80, Workload((28,), 512, 600, 16, 1024)).batch == 3
 
 
-def test_a_large_card_reads_ten_slices_at_a_time_in_large_batches():
-    plan = plan_reading(SHAPE_8B, card(80), CT_300, Wishes(), None)
-    assert (plan.precision, plan.chunk_length, plan.overlap, plan.batch) == ("int8", 10, 1, 16)
-    assert plan.chunk_count == 34  # 1 + ceil((300 - 10) / 9)
-    assert plan.picture_count == 333
-    assert plan.fits
+@pytest.mark.parametrize(("gibibytes", "batch"), [(24, 20), (16, 7), (12, 1)])
+def test_300_slices_fit_in_8_bit_and_chunks_of_ten_down_to_12_gib(gibibytes, batch):
+    # A chunk takes 3,320 + 1,024 tokens, rounded up to 4,352: 612 MiB of keys and values.
+    small = plan(gibibytes)
+    assert (small.precision, small.chunk_length, small.batch, small.fits) == ("int8", 10, batch, True)
 
 
-def test_a_smaller_card_reads_fewer_chunks_at_once_then_shorter_ones_then_in_4_bit():
-    batches = [plan_reading(SHAPE_8B, card(size), CT_300, Wishes(), None) for size in (24, 16, 12, 10)]
-    assert [plan.fits for plan in batches] == [True] * 4
-    assert [plan.precision for plan in batches] == ["int8", "int8", "int8", "nf4"]
-    assert batches[0].batch > batches[1].batch >= 1
-    assert batches[2].chunk_length < 10
+def test_below_that_chunks_get_shorter_then_weights_4_bit():
+    eleven, ten = plan(11.5), plan(10)
+    assert (eleven.precision, eleven.batch) == ("int8", 1)
+    assert 1 < eleven.chunk_length < 10
+    assert (ten.precision, ten.chunk_length, ten.fits) == ("nf4", 10, True)
+    assert ten.precision_reason == (
+        "4-bit weights, since 8-bit ones take at least 11.0 GiB; --model Qwen/Qwen3-VL-4B-Instruct (int8) would fit"
+    )
 
 
-def test_a_card_that_is_too_small_is_told_what_would_help():
-    plan = plan_reading(SHAPE_8B, card(6), CT_300, Wishes(), None)
-    assert not plan.fits
-    assert "Qwen/Qwen3-VL-4B-Instruct" in plan.advice
+def test_at_8_gib_the_8b_is_told_that_the_4b_fits_and_it_does():
+    eight, smaller = plan(8), plan(8, shape=PUBLISHED_SHAPES["Qwen/Qwen3-VL-4B-Instruct"])
+    assert not eight.fits
+    assert "try --model Qwen/Qwen3-VL-4B-Instruct (int8), a smaller --size or a device with more" in eight.advice
+    assert (smaller.precision, smaller.chunk_length, smaller.fits) == ("int8", 10, True)
+
+
+def test_a_precision_that_does_not_fit_is_told_which_one_does():
+    asked = plan(16, precision="bf16")
+    assert (asked.precision, asked.fits) == ("bf16", False)
+    assert "try --precision int8, --model Qwen/Qwen3-VL-4B-Instruct (int8)" in asked.advice
+
+
+def test_where_nothing_published_fits_no_model_is_named():
+    assert plan(1).advice == "Not even one picture fits: try a smaller --size or a device with more memory"
+
+
+def test_8_bit_stays_the_default_with_the_numbers_that_spoke_for_it():
+    assert plan(80).precision_reason.startswith("8-bit weights, medvl's default; ")
+    assert plan(80).precision_reason.endswith(" in bf16 77.2 s")
+    assert plan(24).precision_reason.endswith("; bf16 for 32 chunks at once would take 36.6 GiB")
+
+
+def test_bf16_is_chosen_where_it_fits_and_is_faster():
+    # Replies of 40 tokens: unpacking 8-bit weights for every prompt costs more than reading larger ones in few steps.
+    short = Workload((300,), 512, 600, 16, new_tokens=40)
+    assert plan(80, short).precision == "bf16"
+    assert plan(80, short).precision_reason.startswith("bf16 fits and is faster; ")
+    assert plan(80, short, precision="int8").seconds > plan(80, short).seconds
+    assert plan(24, short).precision == "int8"  # there not all rows fit
+
+
+def test_without_the_engine_8_bit_stays_the_default_so_that_unplugging_it_keeps_the_findings():
+    assert plan(80, decode="stock").precision == "int8"
+    assert plan(80, decode="stock").precision_reason == "8-bit weights, medvl's default"
+
+
+def test_weights_that_the_reader_could_not_load_are_not_planned_again():
+    broken = plan(80, trouble="bitsandbytes does not work on cuda: no kernel image")
+    assert broken.precision == "bf16"
+    assert broken.precision_reason == (
+        "8-bit weights cannot be loaded: bitsandbytes does not work on cuda: no kernel image"
+    )
+    assert "int8" not in plan(12, trouble="no kernel image").advice
+
+
+def test_a_missing_library_is_known_beforehand(monkeypatch):
+    monkeypatch.setattr(medvl.planning.plan, "has_bitsandbytes", lambda: False)
+    assert plan(80).precision == "bf16"
+    assert plan(80).precision_reason.endswith("bitsandbytes is not installed")
+
+
+@pytest.mark.parametrize(
+    ("device", "decode", "path"),
+    [
+        (card(80), "auto", "engine"),
+        (card(80), "stock", "stock"),
+        (card(80, runs_engine=False), "auto", "stock"),
+        (card(80, runs_engine=False), "engine", "engine"),
+        (Device("cpu", "host memory", GIB, GIB), "engine", "cpu"),
+    ],
+)
+def test_the_engine_is_for_gpus_that_run_it(device, decode, path):
+    assert decode_path(device, decode) == path
 
 
 def test_memory_can_be_planned_for_another_card():
     here = plan_reading(SHAPE_8B, card(80), CT_300, Wishes(), 24 * GIB)
-    there = plan_reading(SHAPE_8B, card(24), CT_300, Wishes(), None)
-    assert (here.chunk_length, here.batch) == (there.chunk_length, there.batch)
+    assert (here.chunk_length, here.batch) == (plan(24).chunk_length, plan(24).batch)
 
 
 def test_wishes_are_kept():
-    plan = plan_reading(SHAPE_8B, card(80), CT_300, Wishes("bf16", chunk=4, batch=2), None)
-    assert (plan.precision, plan.chunk_length, plan.batch) == ("bf16", 4, 2)
+    wished = plan(80, precision="bf16", chunk=4, batch=2)
+    assert (wished.precision, wished.chunk_length, wished.batch) == ("bf16", 4, 2)
+
+
+def test_the_engine_has_no_more_than_32_rows_whatever_is_wished():
+    assert plan(80, batch=100).batch == 32
+    assert plan(80, batch=33, decode="stock").batch == 33
+
+
+CARDS = st.floats(1, 160, allow_nan=False)
+WORKS = st.builds(
+    Workload,
+    view_slab_counts=st.lists(st.integers(0, 500), max_size=3).map(tuple),
+    size_px=st.sampled_from([224, 448, 512, 1024]),
+    text_tokens=st.integers(50, 2000),
+    label_tokens=st.integers(2, 30),
+    new_tokens=st.integers(16, 4096),
+)
+MODELS = st.sampled_from([PUBLISHED_SHAPES[name] for name in sorted(PUBLISHED_SHAPES)])
+DECODES = st.sampled_from(["auto", "stock"])
+
+
+@given(gibibytes=CARDS, work=WORKS, shape=MODELS, decode=DECODES)
+def test_fits_means_that_the_peak_does_and_advice_is_given_when_not(gibibytes, work, shape, decode):
+    made = plan(gibibytes, work, shape, decode=decode)
+    assert made.fits == (made.memory.peak_bytes <= made.available_bytes) == (not made.advice)
+    assert made.available_bytes < gibibytes * GIB
+    assert 1 <= made.batch <= max(1, made.chunk_count)
+    assert 1 <= made.pixels_at_once / work.size_px**2 <= made.batch * made.chunk_length
+
+
+@given(sizes=st.tuples(CARDS, CARDS), work=WORKS, shape=MODELS, decode=DECODES)
+def test_more_memory_never_reads_in_smaller_numbers_shorter_chunks_or_fewer_rows(sizes, work, shape, decode):
+    smaller, larger = (plan(size, work, shape, decode=decode) for size in sorted(sizes))
+    assert _rank(smaller) <= _rank(larger)
+
+
+def _rank(made: Plan) -> tuple[int, int, int]:
+    """What is read at once, the most valued first."""
+    return (["nf4", "int8", "bf16"].index(made.precision), made.chunk_length, made.batch)
 
 
 def test_planning_imports_no_torch():

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 
 import numpy as np
 
-from medvl.records import Request
+from medvl.reader.protocol import Reader
+from medvl.records import Reading, Request
 
 SCHEMA = json.dumps(
     {
@@ -48,3 +50,11 @@ def make_request(
     for number in range(1, pictures + 1):
         parts += [random.integers(0, 256, (size_px, size_px), dtype=np.uint8), f"SLICE {number} (z = {number} mm)"]
     return Request((*parts, "Answer as JSON."), schema, cap)  # type: ignore[arg-type]
+
+
+def read(reader: Reader, requests: Iterable[Request], rows: int = 8) -> list[Reading]:
+    """Have requests answered; each must be, once."""
+    answers = list(reader.read(requests, rows))
+    numbered = dict(answers)
+    assert sorted(numbered) == list(range(len(answers)))
+    return [numbered[number] for number in range(len(answers))]

@@ -9,6 +9,7 @@ from transformers import AutoTokenizer
 
 from medvl.reader.generate import BatchReplies
 from medvl.reader.grammar import Grammars
+from medvl.reader.replies import Reply
 from medvl.records import Request
 
 VOCAB = 3072
@@ -32,6 +33,10 @@ def write(replies: BatchReplies, *rows: list[int]) -> None:
         replies.record(torch.tensor(chosen))
 
 
+def finish(replies: BatchReplies) -> list[Reply]:
+    return [draft.finish() for draft in replies.drafts]
+
+
 def test_a_token_among_two_equally_likely_ones_has_probability_one_half(grammars: Grammars, tokenizer: Any) -> None:
     quote, rest, yes = (tokenizer(text)["input_ids"][0] for text in ('"', "none", "y"))
     scores = torch.full((1, VOCAB), -50.0)
@@ -43,7 +48,7 @@ def test_a_token_among_two_equally_likely_ones_has_probability_one_half(grammars
     replies.record(torch.tensor([quote]))
     replies.mask(torch.full((1, VOCAB), -50.0).index_fill(1, torch.tensor([yes, tokenizer("n")["input_ids"][0]]), 2.0))
     replies.record(torch.tensor([yes]))
-    (reply,) = replies.finish()
+    (reply,) = finish(replies)
     assert [token.text for token in reply.tokens] == ['"', "y"]
     assert [token.probability for token in reply.tokens] == pytest.approx([1.0, 0.5], abs=1e-6)
 
@@ -61,17 +66,17 @@ def test_a_row_that_ended_takes_no_further_tokens(grammars: Grammars, tokenizer:
     replies = BatchReplies(grammars, [Request((), None, 9), Request((), YES_OR_NO, 9)])
     free = [text[0], end, *[text[0]] * (len(text) - 2)]
     write(replies, free, text)
-    first, second = replies.finish()
+    first, second = finish(replies)
     assert (first.text, first.complete) == ('"', True)
     assert (second.text, second.complete) == ('"no"', True)
-    assert replies.ended == [True, True]
+    assert [draft.ended for draft in replies.drafts] == [True, True]
 
 
 def test_a_character_spread_over_tokens_belongs_to_the_last_of_them(grammars: Grammars, tokenizer: Any) -> None:
     ids = tokenizer("𠀀")["input_ids"]  # outside every prompt: one token a byte
     replies = BatchReplies(grammars, [Request((), None, 9)])
     write(replies, ids)
-    (reply,) = replies.finish()
+    (reply,) = finish(replies)
     assert [token.text for token in reply.tokens] == ["", "", "", "𠀀"]
 
 
@@ -79,7 +84,7 @@ def test_a_character_cut_by_the_cap_is_marked_not_lost(grammars: Grammars, token
     ids = tokenizer("a𠀀")["input_ids"][:3]
     replies = BatchReplies(grammars, [Request((), None, 3)])
     write(replies, ids)
-    (reply,) = replies.finish()
+    (reply,) = finish(replies)
     assert reply.text == "a\ufffd"
     assert not reply.complete
 

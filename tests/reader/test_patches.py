@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from medvl.planning.shape import PUBLISHED_SHAPES
-from medvl.reader.patches import cut_patches, patch_grid
+from medvl.reader.patches import cut_cells, cut_patches, patch_grid
 
 SHAPE = PUBLISHED_SHAPES["Qwen/Qwen3-VL-8B-Instruct"]
 
@@ -52,3 +52,10 @@ def test_a_grey_picture_fills_three_colours_and_two_frames_alike() -> None:
 def test_patches_come_in_the_number_type_asked_for() -> None:
     picture = torch.full((1, 32, 32), 255, dtype=torch.uint8)
     assert cut_patches(picture, SHAPE, torch.bfloat16).dtype == torch.bfloat16
+
+
+def test_cells_repeat_neither_the_colours_of_a_grey_picture_nor_the_frames() -> None:
+    picture = torch.arange(2048, dtype=torch.int32).remainder(251).to(torch.uint8).reshape(1, 32, 64)
+    cells = cut_cells(picture, SHAPE)
+    assert cells.shape == (1, 8, 1, 16, 16)
+    assert torch.equal(cells.flatten(2)[0], cut_patches(picture, SHAPE)[:, :256])

@@ -8,7 +8,7 @@ import torch
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from torch import nn
 
-from medvl.errors import ModelError
+from medvl.errors import ModelError, PrecisionError
 from medvl.reader.precision import check_precision, choose_precision
 from medvl.reader.qwen import QwenReader
 from medvl.settings import Precision
@@ -90,8 +90,20 @@ def test_auto_is_bf16_with_the_reason_where_it_does_not(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("asked", ["int8", "nf4"])
 def test_what_was_asked_for_and_cannot_be_had_is_refused(monkeypatch: pytest.MonkeyPatch, asked: Precision) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    with pytest.raises(ModelError, match=f"{asked} weights need it"):
+    with pytest.raises(PrecisionError, match=f"{asked} weights need it"):
         choose_precision(asked, CPU)
+
+
+def test_a_library_that_is_there_but_broken_counts_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def multiply(self: Linear8bitLt, x: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("no kernel image is available\nfor execution on the device")
+
+    monkeypatch.setattr(Linear8bitLt, "forward", multiply)
+    choice = choose_precision("auto", CPU)
+    assert choice.precision == "bf16"
+    assert choice.reason == "bitsandbytes does not work on cpu: no kernel image is available"
+    with pytest.raises(PrecisionError, match=r"^bitsandbytes does not work on cpu: no kernel image is available\."):
+        choose_precision("int8", CPU)
 
 
 def test_bf16_and_fp32_do_not_ask_for_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,7 +90,7 @@ def plain_reply(request: Request, folder: Path) -> str:
 
 def test_the_reader_and_plain_transformers_find_the_same_nodule(request_: Request) -> None:
     reader = load_qwen_reader(ModelLocation("demo", DEMO, "folder"), "fp32")
-    (reading,) = reader.read([request_])
+    ((_, reading),) = reader.read([request_], 1)
     reader.close()
     assert reading.text == plain_reply(request_, DEMO)
     found = [(one["observation"], one["side"], one["slice"]) for one in json.loads(reading.text)["findings"]]
