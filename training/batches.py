@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from medvl.dicom.window import PRESETS
-from training.cases import Case, draw_case
-from training.chunks import LOOK_PICTURES, LOOK_PX, Scan, draw_chunk, draw_look, mark_nodules
+from training.cases import Case, draw_case, weigh_case
+from training.chunks import LOOK_PICTURES, LOOK_PX, Chunk, Scan, draw_chunk, draw_look, mark_nodules
 from training.rows import Layout, Row, RowWriter, stack_rows
 from training.settings import TrainingSettings, between
 from training.wording import Question, ask_impression, ask_look, ask_reading
@@ -26,25 +26,26 @@ Arrays = dict[str, NDArray[Any]]
 _CASES = 4  # phantoms of one step
 _CASE_SEEDS = 1 << 40  # training's phantoms; what is evaluated comes from small seeds
 _LENGTHS: dict[str, tuple[tuple[int, ...], tuple[float, ...]]] = {
-    "short": ((1, 2, 3, 4), (0.1, 0.2, 0.3, 0.4)),
-    "usual": ((5, 6, 7, 8), (0.05, 0.15, 0.25, 0.55)),
-    "long": ((9, 10, 12, 14, 16), (0.2, 0.2, 0.2, 0.2, 0.2)),
+    "short": ((1, 2, 3, 4), (0.1, 0.15, 0.25, 0.5)),
+    "usual": ((5, 6, 7, 8), (0.05, 0.1, 0.15, 0.7)),
+    "long": ((9, 10, 12, 14, 16), (0.1, 0.1, 0.3, 0.2, 0.3)),
 }
 _SLOTS = {"short": 4, "usual": 8, "long": 16}
-_LOOK_ROWS, _IMPRESSION_ROWS = 192, 64
+_LOOK_ROWS, _IMPRESSION_ROWS = 96, 32
 # Tokens to be kept free: for a label with the picture's marks, a prompt's text, a reply of three findings.
 _LABEL, _PROMPT, _REPLY = 18, 480, 288
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The arrays of one step. kind: short, usual, long, look or impression."""
+    """The arrays of one step, of one shape for each kind: short, usual, long, look or impression.
+
+    A batch with pictures also has the packed phantoms and how they are scanned.
+    """
 
     kind: str
     layout: Layout
     arrays: Arrays
-    scans: Arrays | None  # how its pictures are made; None for questions without
-    phantoms: NDArray[np.float32] | None  # (phantoms, values)
 
 
 def plan_layouts(settings: TrainingSettings) -> dict[str, Layout]:
@@ -85,34 +86,50 @@ class StepBatches(Dataset[Batch]):
         layout = self._layouts[kind]
         if kind == "impression":
             rows = [self._row(layout, partial(ask_impression, rng)) for _ in range(_IMPRESSION_ROWS)]
-            return Batch(kind, layout, stack_rows(rows), None, None)
+            return Batch(kind, layout, _asked(rows))
         enriched = between(self._settings.enriched, progress)
         cases = [
             draw_case(int(rng.integers(_CASE_SEEDS)) + _CASE_SEEDS, rng.random() < enriched) for _ in range(_CASES)
         ]
         if kind == "look":
             return self._draw_looks(rng, cases, layout)
-        return self._draw_readings(rng, kind, cases, layout, between(self._settings.aimed, progress))
+        return self._draw_readings(rng, kind, cases, layout, progress)
 
     def _draw_readings(
-        self, rng: np.random.Generator, kind: str, cases: Sequence[Case], layout: Layout, aimed: float
+        self, rng: np.random.Generator, kind: str, cases: Sequence[Case], layout: Layout, progress: float
     ) -> Batch:
-        rows, scans, marks, present, of_case = [], [], [], [], []
-        for number in range(self._settings.pictures // layout.slots):
-            index = number % len(cases)
-            length = int(rng.choice(_LENGTHS[kind][0], p=_LENGTHS[kind][1]))
-            row = None
-            while row is None:
-                chunk = draw_chunk(rng, cases, index, length, aimed)
-                row = self._writer.write(ask_reading(rng, chunk), layout)
-            rows.append(row)
-            scans.append(chunk.scan)
-            marks.append(mark_nodules(cases[index], chunk.scan, layout.slots) * (chunk.kind == "ordinary"))
-            present.append(bool(chunk.sights))
-            of_case.append(index)
-        arrays = stack_rows(rows) | {"present": np.array(present)}
-        shown = stack_scans(scans, of_case, layout.slots) | {"marks": np.stack(marks)}
-        return Batch(kind, layout, arrays, shown, pack_cases(cases))
+        aimed = between(self._settings.aimed, progress)
+        drawn = [
+            self._draw_reading(rng, kind, cases, layout, aimed) for _ in range(self._settings.pictures // layout.slots)
+        ]
+        rows, chunks = zip(*drawn, strict=True)
+        scans, of_case = [chunk.scan for chunk in chunks], [chunk.case_index for chunk in chunks]
+        marks = [mark_nodules(cases[chunk.case_index], chunk.scan, layout.slots) for chunk in chunks]
+        shown = _shown(cases, scans, of_case, layout.slots)
+        enriched = between(self._settings.enriched, progress)
+        natural = [chunk.natural * weigh_case(cases[chunk.case_index], enriched) for chunk in chunks]
+        truth = {
+            "present": np.array([bool(chunk.sights) for chunk in chunks]),
+            "marks": np.stack(marks) * shown["in_lung_window"][:, None, None, None],
+            "used": np.array([np.arange(layout.slots) < len(scan.heights) for scan in scans]),
+            "natural": np.array(natural, np.float32) ** self._calibration(progress),
+        }
+        return Batch(kind, layout, _asked(rows) | truth | shown)
+
+    def _draw_reading(
+        self, rng: np.random.Generator, kind: str, cases: Sequence[Case], layout: Layout, aimed: float
+    ) -> tuple[Row, Chunk]:
+        """Draw a chunk and write the question about it; what is too long is drawn again."""
+        length = int(rng.choice(_LENGTHS[kind][0], p=_LENGTHS[kind][1]))
+        row = None
+        while row is None:
+            chunk = draw_chunk(rng, cases, length, aimed)
+            row = self._writer.write(ask_reading(rng, chunk), layout)
+        return row, chunk
+
+    def _calibration(self, progress: float) -> np.float32:
+        """Return how far decisions follow what studies have: not at first, wholly once the learning rate falls."""
+        return np.float32(min(1.0, progress / self._settings.decay_from))
 
     def _draw_looks(self, rng: np.random.Generator, cases: Sequence[Case], layout: Layout) -> Batch:
         rows, scans, of_case = [], [], []
@@ -122,7 +139,7 @@ class StepBatches(Dataset[Batch]):
             rows.append(self._row(layout, partial(ask_look, rng, look)))
             scans.append(look.scan)
             of_case.append(index)
-        return Batch("look", layout, stack_rows(rows), stack_scans(scans, of_case, layout.slots), pack_cases(cases))
+        return Batch("look", layout, _asked(rows) | _shown(cases, scans, of_case, layout.slots))
 
     def _row(self, layout: Layout, ask: Callable[[], Question]) -> Row:
         """Write the first question that is not too long."""
@@ -131,9 +148,13 @@ class StepBatches(Dataset[Batch]):
         return row
 
 
-def pack_cases(cases: Sequence[Case]) -> NDArray[np.float32]:
-    """Return the phantoms' packed values."""
-    return np.stack([case.phantom.values for case in cases])
+def _asked(rows: Sequence[Row]) -> Arrays:
+    """Return rows as arrays, each as often met as drawn."""
+    return stack_rows(rows) | {"natural": np.ones(len(rows), np.float32)}
+
+
+def _shown(cases: Sequence[Case], scans: Sequence[Scan], of_case: Sequence[int], slots: int) -> Arrays:
+    return stack_scans(scans, of_case, slots) | {"phantoms": np.stack([case.phantom.values for case in cases])}
 
 
 def stack_scans(scans: Sequence[Scan], of_case: Sequence[int], slots: int) -> Arrays:

@@ -7,14 +7,16 @@ Lengths are millimetres in the phantom's own axes (LPS less its origin).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medvl.evaluate.phantoms import NODULE_KINDS, Lesion, LesionKind, Phantom, Wish, draw_phantom
+from medvl.evaluate.phantoms import NODULE_KINDS, Lesion, LesionKind, Phantom, draw_phantom
 from medvl.evaluate.shapes import Grid, Nodule
 from medvl.evaluate.trunk import Effusion, Thorax, effusion_share
 
@@ -22,6 +24,8 @@ Heights = NDArray[np.float64]  # z of the pictures of a chunk, from the head dow
 MmBox = tuple[float, float, float, float]  # left, upper, right, lower
 BodySide = Literal["left", "right"]
 
+ILL_SHARE = 0.56  # of phantoms as `draw_phantom` draws them that have a lesion
+_NEXT_SEED = 1 << 41  # to another phantom of the same seed
 _SEEN = 500.0  # HU of contrast × mm of diameter from which a nodule is seen without doubt
 _UNSEEN = 250.0  # and below which nobody sees it
 _SECTION_SHARE = 0.25  # of the contrast in its best picture that a nodule has in its first and last one
@@ -75,8 +79,8 @@ class Case:
 
 
 def draw_case(seed: int, enriched: bool) -> Case:
-    """Draw a phantom; enriched: with lesions, many of them small, rather than as studies have them."""
-    phantom = draw_phantom(seed, draw_wishes(np.random.default_rng([seed, 9])) if enriched else "auto")
+    """Draw a phantom as studies have them; enriched: the first one that has a lesion."""
+    phantom = next(one for one in _draw_phantoms(seed) if one.lesions or not enriched)
     scene = phantom.scene
     lesions = [one for one in phantom.lesions if one.kind in NODULE_KINDS]
     nodules = tuple(_surround(phantom, lesion, shape) for lesion, shape in zip(lesions, scene.nodules, strict=False))
@@ -84,13 +88,17 @@ def draw_case(seed: int, enriched: bool) -> Case:
     return Case(phantom, nodules, fluid)
 
 
-def draw_wishes(rng: np.random.Generator) -> tuple[Wish, ...]:
-    """Draw one to four nodules, half of them of 4 to 10 mm, and sometimes an effusion; or the effusion alone."""
-    fluid = [Wish("pleural effusion")] * int(rng.random() < 0.3)
-    count = int(rng.integers(1, 5)) if rng.random() < 0.92 or not fluid else 0
-    kinds = rng.choice(len(NODULE_KINDS), size=count, p=(0.5, 0.32, 0.18))
-    sizes = [float(np.exp(rng.uniform(np.log(4), np.log(rng.choice((10, 30)))))) for _ in range(count)]
-    return (*(Wish(NODULE_KINDS[kind], size) for kind, size in zip(kinds, sizes, strict=True)), *fluid)
+def _draw_phantoms(seed: int) -> Iterator[Phantom]:
+    """Draw the phantoms of a seed one by one; one whose nodules find no room in the lung is left out."""
+    for number in count():
+        with suppress(ValueError):
+            yield draw_phantom(seed + number * _NEXT_SEED)
+
+
+def weigh_case(case: Case, enriched: float) -> float:
+    """Return how often studies have such a phantom over how often it is drawn, if that share is drawn enriched."""
+    drawn = enriched / ILL_SHARE * bool(case.phantom.lesions) + 1 - enriched
+    return 1 / drawn
 
 
 def _surround(phantom: Phantom, lesion: Lesion, shape: Nodule) -> Round:

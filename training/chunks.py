@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medvl.dicom.window import PRESETS
 from medvl.evaluate.acquisition import Acquisition, draw_acquisition
@@ -23,10 +24,15 @@ STORED_PX = 512
 LOOK_PX = 192
 LOOK_PICTURES = 3
 MAX_MARKS = 4  # nodules of a phantom
+_LEAST_MARK_MM = 2.0  # diameter of the section of a nodule that is marked
 _TRIES = 12
+_SMALL_MM, _SMALL_ODDS = 10.0, 2.0  # nodules below this are aimed at that much more often
 _OTHER_WINDOWS = ("mediastinum", "bone", "abdomen", "brain", "liver")
 # Shares of chunks with nothing to be found in them, whatever the phantom has.
-_SHUFFLED, _OTHER_WINDOW, _BLANK = 0.04, 0.03, 0.02
+_SHUFFLED, _OTHER_WINDOW, _BLANK = 0.08, 0.03, 0.02
+_SHUFFLED_SPAN_MM = (50.0, 250.0)  # of the part of the chest whose pictures are dealt out
+_CHEST_MM = (-150.0, 100.0)
+_TOLD_MM = 20.0  # a gap that few pictures need between any two neighbours, so that their disorder can be seen
 _MIRRORED = 0.2
 
 ChunkKind = Literal["ordinary", "shuffled", "other window", "blank"]
@@ -62,6 +68,7 @@ class Chunk:
     step_mm: float  # between pictures
     averaged_mm: float | None  # what the prompt says of slabs
     origin_z_mm: float  # added to a height, it is the position in the label
+    natural: float = 1.0  # how often a study's chunks begin there over how often ours do
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,51 +125,73 @@ def scan_of(taken: Acquisition, heights: Heights, per_slab: int) -> Scan:
     )
 
 
-def draw_chunk(rng: np.random.Generator, cases: Sequence[Case], index: int, length: int, aimed: float) -> Chunk:
+def draw_chunk(rng: np.random.Generator, cases: Sequence[Case], length: int, aimed: float) -> Chunk:
     """Draw a chunk of at most `length` pictures from one of the phantoms.
 
     aimed: how often it shall cut through a lesion, if there is one.
     """
-    case = cases[index]
-    chunk = _try_chunk(rng, case, index, length, aimed)
     for _ in range(_TRIES):
+        index = int(rng.integers(len(cases)))  # anew in each try, lest a phantom in doubt count more than in a study
+        chunk = _try_chunk(rng, cases[index], index, length, aimed)
         if chunk is not None:
-            break
-        chunk = _try_chunk(rng, case, index, length, aimed)
-    if chunk is None:  # something is in doubt wherever one looks, so nothing is shown at all
-        return _blanked(_plain_chunk(rng, case, index, length))
-    return _varied(rng, chunk)
+            return _varied(rng, chunk)
+    # Something is in doubt wherever one looks, so nothing is shown at all.
+    return _blanked(_plain_chunk(rng, cases[index], index, length))
 
 
 def _try_chunk(rng: np.random.Generator, case: Case, index: int, length: int, aimed: float) -> Chunk | None:
+    """Draw a chunk; None if something in it is in doubt."""
     series = draw_series(rng, case)
     heights = series.scan.heights
-    first = int(rng.integers(max(1, len(heights) - length + 1)))
-    if rng.random() < aimed and (target := _target_height(rng, case)) is not None:
-        nearest = int(np.abs(heights - target).argmin())
-        first = int(np.clip(nearest - rng.integers(length), 0, max(0, len(heights) - length)))
+    odds = start_odds(case, heights, length, aimed)
+    first = int(rng.choice(len(odds), p=odds))
     shown = heights[first : first + length]
     sights = list_sights(case, shown, series.scan.slab_mm)
-    return None if sights is None else _chunk(case, index, series, shown, sights)
+    if sights is None:
+        return None
+    natural = 1 / (len(odds) * float(odds[first]))
+    return _chunk(case, index, series, shown, sights, natural)
 
 
-def _chunk(case: Case, index: int, series: Series, shown: Heights, sights: tuple[Sight, ...]) -> Chunk:
-    scan = replace(series.scan, heights=shown)
-    return Chunk(index, "ordinary", scan, sights, series.step_mm, series.averaged_mm, case.phantom.origin_lps_mm[2])
+def start_odds(case: Case, heights: Heights, length: int, aimed: float) -> NDArray[np.float64]:
+    """Return how likely a chunk begins at each picture of a study.
+
+    aimed: share of chunks that cut through a lesion, at any of their pictures; the others lie anywhere.
+    """
+    starts = max(1, len(heights) - length + 1)
+    anywhere = np.full(starts, 1 / starts)
+    targets, odds = _list_targets(case)
+    if not len(targets):
+        return anywhere
+    nearest = np.abs(heights[:, None] - targets).argmin(axis=0)
+    first = np.clip(nearest[:, None] - np.arange(length), 0, starts - 1)
+    through = np.bincount(first.ravel(), np.repeat(odds / length, length), minlength=starts)
+    return np.asarray(aimed * through + (1 - aimed) * anywhere)
+
+
+def _list_targets(case: Case) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return heights at which there is a lesion, and how likely each is aimed at."""
+    shapes = [nodule.shape for nodule in case.nodules if not nodule.veiled]
+    heights = [np.array([shape.z for shape in shapes])]
+    odds = [np.array([_SMALL_ODDS if shape.rx + shape.ry < _SMALL_MM else 1.0 for shape in shapes])]
+    if case.fluid is not None:
+        wet = case.fluid.heights[case.fluid.areas_mm2 > 0]
+        heights.append(wet)
+        odds.append(np.full(len(wet), 1 / max(1, len(wet))))
+    together = np.concatenate(odds)
+    return np.concatenate(heights), together / together.sum()
+
+
+def _chunk(
+    case: Case, index: int, series: Series, shown: Heights, sights: tuple[Sight, ...], natural: float = 1.0
+) -> Chunk:
+    scan, origin_z_mm = replace(series.scan, heights=shown), case.phantom.origin_lps_mm[2]
+    return Chunk(index, "ordinary", scan, sights, series.step_mm, series.averaged_mm, origin_z_mm, natural)
 
 
 def _plain_chunk(rng: np.random.Generator, case: Case, index: int, length: int) -> Chunk:
     series = draw_series(rng, case)
     return _chunk(case, index, series, series.scan.heights[:length], ())
-
-
-def _target_height(rng: np.random.Generator, case: Case) -> float | None:
-    """Return a height at which there is a lesion; nodules and fluid have the same chance."""
-    heights = [nodule.shape.z for nodule in case.nodules if not nodule.veiled]
-    if case.fluid is not None:
-        wet = case.fluid.heights[case.fluid.areas_mm2 > 0]
-        heights.append(float(rng.choice(wet)))
-    return float(rng.choice(heights)) if heights else None
 
 
 def _varied(rng: np.random.Generator, chunk: Chunk) -> Chunk:
@@ -182,11 +211,25 @@ def _varied(rng: np.random.Generator, chunk: Chunk) -> Chunk:
 
 
 def _shuffled(rng: np.random.Generator, chunk: Chunk) -> Chunk:
-    """Return pictures from anywhere in the chest under the labels of neighbours; too few cannot be told."""
-    if len(chunk.scan.heights) < 4:
-        return chunk
-    anywhere = rng.permutation(np.linspace(-150, 100, 60))[: len(chunk.scan.heights)]
-    return replace(chunk, kind="shuffled", scan=replace(chunk.scan, heights=anywhere), sights=())
+    """Return pictures from around the chunk, or anywhere in the chest, under the labels of neighbours.
+
+    The chunk stays as it is if it has too few pictures for anyone to tell.
+    """
+    count = len(chunk.scan.heights)
+    for _ in range(_TRIES):
+        dealt = rng.permutation(_around(rng, chunk))[:count]
+        gaps = np.abs(np.diff(dealt))
+        if count > 3 or (count > 1 and gaps.min() >= _TOLD_MM):
+            return replace(chunk, kind="shuffled", scan=replace(chunk.scan, heights=dealt), sights=())
+    return chunk
+
+
+def _around(rng: np.random.Generator, chunk: Chunk) -> Heights:
+    """Return the heights of all pictures in a part of the chest, at least twice as long as the chunk."""
+    low, high = np.log(_SHUFFLED_SPAN_MM)
+    span = max(float(np.exp(rng.uniform(low, high))), 2 * len(chunk.scan.heights) * chunk.step_mm)
+    middle = np.clip(chunk.scan.heights.mean(), _CHEST_MM[0] + span / 2, _CHEST_MM[1] - span / 2)
+    return np.asarray(middle + np.arange(-span / 2, span / 2, chunk.step_mm))
 
 
 def _blanked(chunk: Chunk) -> Chunk:
@@ -207,21 +250,20 @@ def picture_box(scan: Scan, box: MmBox) -> tuple[float, float, float, float]:
 
 
 def mark_nodules(case: Case, scan: Scan, slots: int) -> np.ndarray:
-    """Return where nodules are in each picture: (slots, MAX_MARKS, 4) of there or not, x, y, radius.
+    """Return the boxes of nodules in each picture: (slots, MAX_MARKS, 5). Unused slots repeat the last picture.
 
-    Places and radii are parts of the picture's side.
+    They are there or not, x and y of the middle, half the width, half the height, in parts of the picture's side.
     """
-    marks = np.zeros((slots, MAX_MARKS, 4), np.float32)
+    marks = np.zeros((slots, MAX_MARKS, 5), np.float32)
     side_mm = scan.pixel_mm * scan.side_px
     sign = -1 if scan.mirrored else 1
     for number, nodule in enumerate(case.nodules):
         width, height = section_radii(nodule.shape, scan.heights, scan.slab_mm)
-        radius = 0.5 * (width + height)
-        there = (radius > 1.0) & (not nodule.veiled)
+        there = (width + height > _LEAST_MARK_MM) & (not nodule.veiled)
         x = (sign * nodule.shape.x - scan.middle_mm[0]) / side_mm + 0.5
         y = (nodule.shape.y - scan.middle_mm[1]) / side_mm + 0.5
-        rows = np.stack([there, np.full(len(there), x), np.full(len(there), y), radius / side_mm], axis=1)
-        marks[: len(rows), number] = rows
+        rows = np.stack([there, np.full(len(there), x), np.full(len(there), y), width / side_mm, height / side_mm], 1)
+        marks[:, number] = np.pad(rows, ((0, slots - len(rows)), (0, 0)), mode="edge")
     return marks
 
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from training.settings import TrainingSettings
@@ -32,8 +34,8 @@ class Muon:
         self._decay = weight_decay
 
     @torch.no_grad()
-    def step(self, rate: float) -> None:
-        """Change the weights by their gradients."""
+    def step(self, rate: Tensor) -> None:
+        """Change the weights by their gradients; rate is a scalar."""
         for group, momentum in zip(self._groups, self._momenta, strict=True):
             gradients = [matrix.grad for matrix in group if matrix.grad is not None]
             if len(gradients) < len(group):
@@ -41,10 +43,10 @@ class Muon:
             gradient = torch.stack(gradients)
             momentum.lerp_(gradient, 1 - _MOMENTUM)
             update = orthogonalise(gradient.lerp(momentum, _MOMENTUM))
-            scale = rate * _ADAM_SIZE * max(group[0].shape) ** 0.5
+            update = update.to(group[0].dtype) * (rate * _ADAM_SIZE * max(group[0].shape) ** 0.5)
             weights: list[Tensor] = [*group]
             torch._foreach_mul_(weights, 1 - rate * self._decay)
-            torch._foreach_add_(weights, list(update.to(group[0].dtype).unbind(0)), alpha=-scale)
+            torch._foreach_sub_(weights, list(update.unbind(0)))
 
     def state_dict(self) -> list[Tensor]:
         """Return the momenta."""
@@ -70,10 +72,12 @@ def orthogonalise(matrices: Tensor) -> Tensor:
 
 
 class Optimiser:
-    """Both optimisers, the schedule, and the moving average of the weights."""
+    """Both optimisers, and the moving average of the weights.
+
+    What changes with the step comes as tensors, so that a recorded step can be replayed with other values.
+    """
 
     def __init__(self, model: nn.Module, helpers: nn.Module, settings: TrainingSettings) -> None:
-        self._settings = settings
         named = list(model.named_parameters())
         matrices = [(name, weight) for name, weight in named if is_matrix(name, weight)]
         others = [weight for name, weight in named if not is_matrix(name, weight)] + list(helpers.parameters())
@@ -81,24 +85,32 @@ class Optimiser:
         self._averaged: list[Tensor] = [weight for _, weight in named]
         self.average = [weight.detach().clone() for weight in self._averaged]
         self._muon = Muon(matrices, settings.weight_decay)
-        fused = self._weights[0].is_cuda
         self._adam = torch.optim.AdamW(
-            others, lr=0.0, betas=(0.9, 0.95), weight_decay=settings.weight_decay, fused=fused
+            others,
+            lr=torch.zeros((), device=others[0].device),
+            betas=(0.9, 0.95),
+            weight_decay=settings.weight_decay,
+            fused=True,
+            capturable=True,
         )
 
-    def step(self, loss: Tensor, step: int) -> None:
-        """Change the weights to lower the loss, and move the average along."""
+    def step(self, loss: Tensor, rate: Tensor, keep: Tensor) -> None:
+        """Change the weights to lower the loss, and move the average along. rate, keep: scalars of `schedule`."""
         loss.backward()  # type: ignore[no-untyped-call]  # torch's own
         torch.nn.utils.clip_grad_norm_(self._weights, 1.0)
-        rate = learning_rate(self._settings, step)
         for group in self._adam.param_groups:
-            group["lr"] = rate
+            group["lr"].copy_(rate)
         self._adam.step()
         self._muon.step(rate)
         for weight in self._weights:
             weight.grad = None
-        keep = min(self._settings.average, (step + 1) / (step + 10))
-        torch._foreach_lerp_(self.average, self._averaged, 1 - keep)
+        self._move_average(1 - keep)
+
+    @torch.no_grad()
+    def _move_average(self, share: Tensor) -> None:
+        change = torch._foreach_sub(self._averaged, self.average)
+        torch._foreach_mul_(change, share)
+        torch._foreach_add_(self.average, change)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a resumed training needs besides the weights."""
@@ -115,6 +127,12 @@ class Optimiser:
 def is_matrix(name: str, weight: Tensor) -> bool:
     """Tell whether Muon takes a weight: the matrices inside blocks and mergers, but no table and no first layer."""
     return weight.ndim == 2 and not any(part in name for part in ("embed", "lm_head"))
+
+
+def schedule(settings: TrainingSettings, step: int) -> dict[str, NDArray[np.float32]]:
+    """Return what changes with the step: the learning rate, and how much of the average is kept."""
+    keep = min(settings.average, (step + 1) / (step + 10))
+    return {"rate": np.array(learning_rate(settings, step), np.float32), "keep": np.array(keep, np.float32)}
 
 
 def learning_rate(settings: TrainingSettings, step: int) -> float:

@@ -6,7 +6,7 @@ and leaving them out is what makes this cheaper than the model. Shapes: b chunks
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -23,7 +23,7 @@ _NEAREST = {"vessels": 48, "airways": 8, "great_vessels": 8}  # tubes painted in
 _LEAST_HU, _MOST_HU = -1024, 3071
 _LESION_HU = 200.0  # contrast of a nodule that counts as wholly there in the map of lesions
 
-Scans = dict[str, Tensor]
+Scans = Mapping[str, Tensor]
 
 
 class Shown(NamedTuple):
@@ -47,10 +47,13 @@ class Painter:
         self._one, self._trunk, self._lungs = ready(_paint), ready(_paint_trunk), ready(_paint_lungs)
         self._fluid, self._expose, self._reach = ready(_paint_fluid), ready(expose), ready(_reach_mm)
 
-    def show(self, phantoms: Tensor, scans: Scans, side_px: int, size_px: int, noise: torch.Generator) -> Shown:
-        """Make pictures with maps of their lesions; of `side_px` stored pixels, shown at `size_px`."""
+    def show(self, phantoms: Tensor, scans: Scans, white: Tensor, size_px: int) -> Shown:
+        """Make pictures with maps of their lesions, shown at `size_px`.
+
+        white: noise (b, n, s + 2, s + 2) of unit variance, whose size says how many pixels are stored.
+        """
+        side_px = white.shape[-1] - 2
         field, contrast, strength = self.field(phantoms, scans, side_px)
-        white = torch.randn((*field.shape[:2], side_px + 2, side_px + 2), generator=noise, device=field.device)
         grey = self._expose(field, white, strength, _spread(scans), side_px)
         lesion = F.adaptive_avg_pool2d(contrast.flatten(0, 1)[:, None], size_px // 4)[:, 0]
         return Shown(resize(grey, size_px), lesion, _fluid_map(phantoms, scans, side_px, size_px // 8))
@@ -213,7 +216,7 @@ def _reach_mm(table: Tensor, boxes: Tensor) -> Tensor:
 # --- from HU to grey ----------------------------------------------------------------------------------------------
 
 
-def _spread(scans: Scans) -> Scans:
+def _spread(scans: Scans) -> dict[str, Tensor]:
     """Return what exposure needs, ready to be spread over pictures (b, n, s, s)."""
     names = ("noise_hu", "grain", "circle", "blank")
     return {name: scans[name].view(-1, 1, 1, 1) for name in names} | {

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from medvl.prompts import PromptText
 from medvl.reader.chat import ChatForm
-from training.wording import Question, Segments
+from training.wording import DECISIVE, Question, Segments
 
 Ints = NDArray[np.int64]
 
@@ -41,9 +40,9 @@ class Row:
     """One question and its reply as numbers.
 
     ids (length,), positions (3, length). pictures (slots × picture tokens,): place of each vision token; those of
-    unused slots lie on the row's last place, which is padding. read_at, targets, weights, exists (reply,): from which
-    place each token of the reply is predicted, which it is, how much it counts, and whether it says that there is
-    something or nothing.
+    unused slots lie on the row's last place, which is padding. read_at, targets, weights, decides (reply,): from which
+    place each token of the reply is predicted, which it is, how much it counts among the reply's words, and whether it
+    is none of them, but says that there is something or nothing (more).
     """
 
     ids: Ints
@@ -52,7 +51,7 @@ class Row:
     read_at: Ints
     targets: Ints
     weights: NDArray[np.float32]
-    exists: NDArray[np.bool_]
+    decides: NDArray[np.bool_]
 
 
 class RowWriter:
@@ -66,7 +65,7 @@ class RowWriter:
     def write(self, question: Question, layout: Layout) -> Row | None:
         """Write a row; None if the question is too long for the layout."""
         prompt = self._chat.prompt_ids(prompt_parts(question.text, layout.picture_tokens))
-        reply, weights, exists = self._reply(question.reply)
+        reply, weights, decides = self._reply(question.reply)
         if len(prompt) + len(reply) >= layout.length or len(reply) > layout.reply:
             return None
         ids = np.full(layout.length, self._end, dtype=np.int64)
@@ -79,21 +78,24 @@ class RowWriter:
             read_at=_filled(len(prompt) - 1 + np.arange(len(reply)), layout.reply, 0),
             targets=_filled(np.array(reply), layout.reply, self._end),
             weights=np.pad(weights, (0, layout.reply - len(reply))),
-            exists=np.pad(exists, (0, layout.reply - len(reply))),
+            decides=np.pad(decides, (0, layout.reply - len(reply))),
         )
 
     def _reply(self, segments: Segments) -> tuple[list[int], NDArray[np.float32], NDArray[np.bool_]]:
-        """Return the ids of a reply with its end; a token weighs as much as its heaviest character."""
+        """Return the ids of a reply with its end; a token weighs as much as its heaviest character.
+
+        A token with a decisive character decides, whatever else it holds.
+        """
         text = "".join(part for part, _ in segments)
         by_character = np.repeat([weight for _, weight in segments], [len(part) for part, _ in segments])
         encoded = self._tokenizer(
             text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
         )
         spans = encoded["offset_mapping"]
-        weights = np.array([*(by_character[a : max(b, a + 1)].max() for a, b in spans), 1.0], dtype=np.float32)
-        decisive = _decisive(segments)
-        exists = np.array([*(any(a <= at < b for at in decisive) for a, b in spans), False])
-        return [*encoded["input_ids"], self._end], weights, exists
+        held = [by_character[a : max(b, a + 1)] for a, b in spans]
+        decides = np.array([*((weights == DECISIVE).any() for weights in held), False])
+        weights = np.array([*(weights.max() for weights in held), 1.0], dtype=np.float32) * ~decides
+        return [*encoded["input_ids"], self._end], weights, decides
 
 
 def prompt_parts(text: PromptText, picture_tokens: int) -> list[str | int]:
@@ -124,13 +126,6 @@ def positions_of(is_picture: NDArray[np.bool_], grid: int) -> Ints:
     return positions
 
 
-def _decisive(segments: Segments) -> list[int]:
-    """Return the characters at which a list of findings goes on or ends, the first of them only."""
-    starts = list(accumulate((len(part) for part, _ in segments), initial=0))
-    heads = [start for start, (part, _) in zip(starts, segments, strict=False) if part == "["]
-    return [head + 1 for head in heads]
-
-
 def _filled(values: NDArray[Any], length: int, filling: int) -> Ints:
     return np.concatenate([values, np.full(length - len(values), filling)]).astype(np.int64)
 
@@ -145,5 +140,5 @@ def stack_rows(rows: Sequence[Row]) -> dict[str, NDArray[Any]]:
         "read_at": np.stack([row.read_at for row in rows]),
         "targets": np.stack([row.targets for row in rows]),
         "weights": np.stack([row.weights for row in rows]),
-        "exists": np.stack([row.exists for row in rows]),
+        "decides": np.stack([row.decides for row in rows]),
     }

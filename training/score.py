@@ -9,6 +9,7 @@ import json
 import math
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,8 +19,6 @@ from torch import Tensor
 
 from medvl.reader.patches import cut_patches
 from training.batches import Batch, StepBatches
-from training.losses import Losses
-from training.state import to_device
 
 if TYPE_CHECKING:
     from training.train import Trainer
@@ -37,16 +36,11 @@ class Tally:
         self._steps = 0
         self._sums: dict[str, list[Tensor]] = defaultdict(list)
 
-    def add(self, batch: Batch, losses: Losses, logits: Tensor) -> None:
+    def add(self, kind: str, measured: Mapping[str, Tensor]) -> None:
         """Take note of one step."""
         self._steps += 1
-        self._sums[f"reply {batch.kind}"].append(losses.reply)
-        if batch.scans is not None:
-            self._sums["lesions"].append(losses.lesions)
-        if batch.kind in ("short", "usual", "long"):
-            self._sums["marks"].append(losses.marks)
-            for name, value in _existence(batch, logits).items():
-                self._sums[name].append(value)
+        for name, value in measured.items():
+            self._sums[f"{name} {kind}" if name in ("reply", "decisions") else name].append(value)
 
     def report(self, step: int) -> dict[str, float]:
         """Return the means, and begin anew."""
@@ -54,20 +48,6 @@ class Tally:
         rate = self._steps / (time.monotonic() - self._clock)
         self.__init__()  # type: ignore[misc]
         return {"step": step, "steps_per_s": round(rate, 2)} | {name: round(mean, 4) for name, mean in means.items()}
-
-
-def _existence(batch: Batch, logits: Tensor) -> dict[str, Tensor]:
-    """Return how often the first decision is right for chunks with findings, and wrong for those without.
-
-    Every batch is fresh, so this is what a held-out set would show.
-    """
-    arrays = to_device({name: batch.arrays[name] for name in ("exists", "targets", "present")}, logits.device)
-    at, rows = arrays["exists"].float().argmax(1), torch.arange(len(logits), device=logits.device)
-    right = (logits[rows, at].argmax(-1) == arrays["targets"][rows, at]).float()
-    return {
-        "found": torch.where(arrays["present"], right, torch.nan).nanmean(),
-        "false": torch.where(arrays["present"], torch.nan, 1 - right).nanmean(),
-    }
 
 
 # --- replies ------------------------------------------------------------------------------------------------------

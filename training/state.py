@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration
 
 from medvl.reader.tiny import make_config, write_checkpoint
@@ -115,10 +115,3 @@ def write_log(folder: Path, entry: Mapping[str, object]) -> None:
     """Add one line to the training's log."""
     with (folder / _LOG).open("a", encoding="utf-8") as file:
         file.write(json.dumps(entry) + "\n")
-
-
-def to_device(arrays: Mapping[str, Any], device: torch.device) -> dict[str, Tensor]:
-    """Move a batch's arrays to the device without waiting for it."""
-    pinned = device.type == "cuda"
-    tensors = {name: torch.from_numpy(values) for name, values in arrays.items()}
-    return {name: (t.pin_memory() if pinned else t).to(device, non_blocking=True) for name, t in tensors.items()}

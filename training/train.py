@@ -11,7 +11,8 @@ import json
 import os
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,16 @@ import torch
 from torch import Tensor
 
 from training.batches import Batch, StepBatches, load_batches
+from training.captured import Captured, CudaRecorder, Tensors, to_device
 from training.chunks import LOOK_PX, STORED_PX
-from training.losses import Losses, combine, map_loss, mark_loss, reply_loss
+from training.losses import combine, corner_loss, judge_decisions, map_loss, mark_loss, reply_losses
 from training.network import Network
+from training.optimise import schedule
 from training.pictures import Painter, Shown
+from training.rows import Layout
 from training.score import Tally, score_replies
 from training.settings import DEFAULT_FILE, TrainingSettings, load_settings
-from training.state import Training, averaged_model, open_training, save_checkpoint, save_training, to_device, write_log
+from training.state import Training, averaged_model, open_training, save_checkpoint, save_training, write_log
 
 _AHEAD = 4  # steps the host may run ahead of the device, so that the clock means something
 _LOG_EVERY = 100
@@ -40,51 +44,71 @@ class Trainer:
         self.settings = settings
         self.network: Network = training.network(eager=eager)
         self.painter = Painter(eager=eager)
-        self.noise = torch.Generator(device=training.device)
+        self._noise = torch.Generator(device=training.device)
+        self._recorder = CudaRecorder() if training.device.type == "cuda" and not eager else None
+        self._steps: dict[str, Captured] = {}  # of each kind of batch
 
-    def step(self, batch: Batch) -> tuple[Losses, Tensor]:
-        """Take one step. Returns its losses and, for each reply, the scores of its tokens."""
-        losses, logits = self.losses(batch)
-        self.training.optimiser.step(losses.total, self.training.step)
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        """Take one step. Returns its losses and how well it went, as scalars on the device."""
+        if batch.kind not in self._steps:
+            function = partial(self._take, batch.layout)
+            self._steps[batch.kind] = Captured(function, self.training.device, self._recorder)
+        changing = self._pinned(schedule(self.settings, self.training.step))
+        measured = self._steps[batch.kind](self._inputs(batch) | changing)
         self.training.step += 1
-        return losses, logits
+        return measured
 
-    def losses(self, batch: Batch) -> tuple[Losses, Tensor]:
-        """Compute the losses of a batch, and the logits of its replies."""
-        rows = to_device(batch.arrays, self.training.device)
-        if batch.scans is None:
-            read = self.network.read(rows["ids"], rows["positions"], rows["pictures"], None, rows["read_at"])
-            nothing = torch.zeros((), device=self.training.device)
-            reply = reply_loss(read.logits, rows["targets"], rows["weights"])
-            return combine(reply, nothing, nothing), read.logits
-        return self._losses_with_pictures(batch, rows)
+    def _take(self, layout: Layout, inputs: Tensors) -> dict[str, Tensor]:
+        parts, logits = self._losses(layout, inputs)
+        self.training.optimiser.step(combine(parts), inputs["rate"], inputs["keep"])
+        judged = judge_decisions(logits.detach(), inputs) if "present" in inputs else {}
+        return {name: part.detach() for name, part in parts.items()} | judged
 
-    def _losses_with_pictures(self, batch: Batch, rows: dict[str, Tensor]) -> tuple[Losses, Tensor]:
-        scans, shown = self._show(batch)
-        size_px = shown.grey.shape[-1]
-        seen = self.network.see(patch_rows(shown.grey).to(self.training.dtype), size_px // _PATCH_PX)
-        read = self.network.read(rows["ids"], rows["positions"], rows["pictures"], seen, rows["read_at"])
-        reply = reply_loss(read.logits, rows["targets"], rows["weights"])
-        visible = scans["in_lung_window"].float().repeat_interleave(batch.layout.slots)
-        lesions = map_loss(self.training.helpers, seen, shown, visible)
-        if "marks" in scans:
-            marks = mark_loss(self.training.helpers, read, scans["marks"], batch.layout.grid)
-        else:
-            marks = torch.zeros((), device=self.training.device)
-        return combine(reply, lesions, marks), read.logits
+    def _losses(self, layout: Layout, inputs: Tensors) -> tuple[dict[str, Tensor], Tensor]:
+        """Compute the losses of a batch, and the scores of its replies' tokens."""
+        shown = self._show(layout, inputs) if layout.slots else None
+        seen = None
+        if shown is not None:
+            patches = patch_rows(shown.grey).to(self.training.dtype)
+            seen = self.network.see(patches, shown.grey.shape[-1] // _PATCH_PX)
+        read = self.network.read(inputs["ids"], inputs["positions"], inputs["pictures"], seen, inputs["read_at"])
+        parts = reply_losses(read.logits, inputs)
+        helpers = self.training.helpers
+        if seen is not None and shown is not None:
+            visible = inputs["in_lung_window"].float().repeat_interleave(layout.slots)
+            parts["lesions"] = map_loss(helpers, seen, shown, visible)
+        if seen is not None and "marks" in inputs:
+            parts["spots"] = mark_loss(helpers.spot, seen.tokens, inputs["marks"], layout.grid)
+            marks = inputs["marks"] * inputs["used"][:, :, None, None]  # a row has no tokens for slots it leaves unused
+            parts["marks"] = mark_loss(helpers.mark, read.middle, marks, layout.grid)
+            parts["corners"] = corner_loss(helpers, read, marks, layout.grid)
+        return parts, read.logits
 
     def pictures(self, batch: Batch) -> Tensor:
         """Make the pictures of a batch: (rows, slots, size, size) uint8."""
-        return self._show(batch)[1].grey
+        return self._show(batch.layout, to_device(self._inputs(batch), self.training.device)).grey
 
     @torch.no_grad()
-    def _show(self, batch: Batch) -> tuple[dict[str, Tensor], Shown]:
-        assert batch.scans is not None
-        scans = to_device(batch.scans, self.training.device)
-        phantoms = torch.as_tensor(batch.phantoms, device=self.training.device)
-        side_px, size_px = (LOOK_PX, LOOK_PX) if batch.kind == "look" else (STORED_PX, self.settings.size_px)
-        self.noise.manual_seed(self.settings.seed * 1_000_003 + self.training.step)
-        return scans, self.painter.show(phantoms, scans, side_px, size_px, self.noise)
+    def _show(self, layout: Layout, inputs: Tensors) -> Shown:
+        return self.painter.show(
+            inputs["phantoms"], inputs, inputs["white"], layout.grid * self.settings.shape.token_px
+        )
+
+    def _inputs(self, batch: Batch) -> dict[str, Tensor]:
+        """Return a batch as tensors, with the noise of its pictures."""
+        inputs = self._pinned(batch.arrays)
+        if batch.layout.slots:
+            side_px = 2 + (LOOK_PX if batch.kind == "look" else STORED_PX)
+            shape = (*batch.arrays["heights"].shape, side_px, side_px)
+            self._noise.manual_seed(self.settings.seed * 1_000_003 + self.training.step)
+            inputs["white"] = torch.randn(shape, generator=self._noise, device=self.training.device)
+        return inputs
+
+    def _pinned(self, arrays: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Return arrays as tensors in memory from which the device can fetch while the host goes on."""
+        tensors = {name: torch.from_numpy(values) for name, values in arrays.items()}
+        pin = self.training.device.type == "cuda"
+        return {name: tensor.pin_memory() for name, tensor in tensors.items()} if pin else tensors
 
 
 def patch_rows(grey: Tensor) -> Tensor:
@@ -102,8 +126,7 @@ def train(trainer: Trainer, folder: Path, batches: Iterator[Batch], seconds: flo
     end, tally = time.monotonic() + seconds, Tally()
     started: deque[Any] = deque()
     for batch in batches:
-        losses, logits = trainer.step(batch)
-        tally.add(batch, losses, logits)
+        tally.add(batch.kind, trainer.step(batch))
         if device.type == "cuda":
             event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's own
             event.record()
@@ -131,6 +154,8 @@ def main() -> None:
     options = parser.parse_args()
     settings = load_settings(options.settings, **({"steps": options.steps} if options.steps else {}))
     torch.set_float32_matmul_precision("high")
+    if torch.cuda.is_available():  # a graph is recorded on the stream on which everything it needs was made
+        torch.cuda.set_stream(torch.cuda.Stream())  # type: ignore[no-untyped-call]  # torch's own
     torch._dynamo.config.recompile_limit = 32  # each block is compiled once for every size of batch
     begun = time.monotonic()
     training = open_training(options.state, settings)

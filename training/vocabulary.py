@@ -28,8 +28,8 @@ def _corpus(seed: int) -> Iterator[str]:
         yield path.read_text(encoding="utf-8")
     rng = np.random.default_rng([seed, 1])
     cases = [draw_case(seed + number, enriched=True) for number in range(4)]
-    for number in range(_READINGS):
-        yield from _texts(ask_reading(rng, draw_chunk(rng, cases, number % len(cases), 8, aimed=0.9)))
+    for _ in range(_READINGS):
+        yield from _texts(ask_reading(rng, draw_chunk(rng, cases, 8, aimed=0.9)))
     for number in range(_OTHERS):
         yield from _texts(ask_look(rng, draw_look(rng, cases, number % len(cases))))
         yield from _texts(ask_impression(rng))

@@ -79,8 +79,9 @@ _QUERIES: dict[Language, tuple[str, ...]] = {
 _CONTRASTS = ("", "", "", "contrast agent given", "none", "IV")
 
 Segments = list[tuple[str, float]]  # texts of a reply in a row, each with the weight of its tokens
-# How much a wrong token matters: whether there is a finding at all most, the last digit of a corner least.
-_EXIST, _SLICE, _DIGITS, _WORDS = 4.0, 2.0, (2.0, 1.5, 0.5), 0.5
+DECISIVE = 0.0  # in place of a weight: a token that says whether there is something, which has a loss of its own
+# How much a wrong token matters: the first digits of a corner most.
+_SLICE, _DIGITS, _WORDS = 2.0, (3.0, 2.0, 0.5), 0.5
 
 
 class Question(NamedTuple):
@@ -117,17 +118,18 @@ def ask_reading(rng: np.random.Generator, chunk: Chunk) -> Question:
 
 def write_findings(chunk: Chunk, language: Language) -> Segments:
     """Write the reply to a chunk, in the layout that the reply schema asks for."""
-    segments: Segments = [('{"findings": ', _WORDS), ("[", _EXIST)]
+    segments: Segments = [('{"findings": [', _WORDS)]
     ordered = sorted(chunk.sights, key=lambda sight: (sight.key, picture_box(chunk.scan, sight.box)[0]))
     for number, sight in enumerate(ordered):
-        segments += [(", ", _EXIST)] if number else []
+        segments += [(",", DECISIVE), (" {", _WORDS)] if number else [("{", DECISIVE)]
         segments += _write_entry(chunk, sight, language)
-    return [*segments, ("]", _EXIST), ("}", _WORDS)]
+    return [*segments, ("]", DECISIVE), ("}", _WORDS)]
 
 
 def _write_entry(chunk: Chunk, sight: Sight, language: Language) -> Segments:
     box = [min(max(round(1000 * part), 0), 1000) for part in picture_box(chunk.scan, sight.box)]
-    segments: Segments = [('{"slice": ', _EXIST), (str(sight.key + 1), _SLICE), (', "bbox_2d": [', _WORDS)]
+    """Write a finding but for its opening brace."""
+    segments: Segments = [('"slice": ', _WORDS), (str(sight.key + 1), _SLICE), (', "bbox_2d": [', _WORDS)]
     for number, corner in enumerate(box):
         segments += [(", ", _WORDS)] if number else []
         segments += list(zip(f"{corner}", _DIGITS[-len(f"{corner}") :] if corner < 1000 else (1.0,) * 4, strict=True))
@@ -172,7 +174,7 @@ def ask_look(rng: np.random.Generator, look: Look) -> Question:
         observation = {str(kind): name for kind, name in _OBSERVATIONS["zh"].items()}.get(look.observation, "结节")
     facts = LookFacts(observation, len(look.scan.heights), "CT", look.scan.window.label)
     text = _prompt("look", language).render(facts, [float(z) + look.origin_z_mm for z in look.scan.heights])
-    return Question(text, [('{"answer": "', _WORDS), ("yes" if look.present else "no", _EXIST), ('"}', _WORDS)])
+    return Question(text, [('{"answer": "', _WORDS), ("yes" if look.present else "no", DECISIVE), ('"}', _WORDS)])
 
 
 # --- the impression -----------------------------------------------------------------------------------------------

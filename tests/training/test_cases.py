@@ -5,9 +5,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from medvl.evaluate.phantoms import Wish, draw_phantom
+from medvl.evaluate.phantoms import Phantom, Wish, draw_phantom
 from medvl.evaluate.shapes import Nodule
-from training.cases import Case, FluidProfile, Round, Sight, draw_case, list_sights, mirror, see_fluid, see_nodule, veil
+from training.cases import (
+    ILL_SHARE,
+    Case,
+    FluidProfile,
+    Round,
+    Sight,
+    draw_case,
+    list_sights,
+    mirror,
+    see_fluid,
+    see_nodule,
+    veil,
+    weigh_case,
+)
 
 BALL = Round("solid nodule", "left", Nodule(50.0, -20.0, 0.0, 5, 5, 5, 1, 0, 0.3, 50.0), -850.0, veiled=False)
 
@@ -69,6 +82,39 @@ def test_an_effusion_is_reported_where_its_section_is_largest() -> None:
     assert (sight.side, sight.key, sight.first, sight.last) == ("right", 3, 2, 3)
     assert see_fluid(profile, np.array([10.0])) is None
     assert see_fluid(profile, np.array([-5.0])) == "in doubt"  # half way between 500 and 0 mm²
+
+
+def test_an_enriched_phantom_is_the_next_one_with_a_lesion() -> None:
+    plain = {seed: draw_case(seed, enriched=False) for seed in range(40)}
+    ill = [seed for seed, case in plain.items() if case.phantom.lesions]
+    assert len(ill) == pytest.approx(40 * ILL_SHARE, abs=10)  # three standard deviations
+    for seed in range(6):
+        case = draw_case(seed, enriched=True)
+        assert case.phantom.lesions
+        assert (case.phantom.seed == seed) == (seed in ill)
+
+
+def test_a_phantom_whose_nodules_find_no_room_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    roomy, seeds = draw_phantom(1, [Wish("solid nodule", 9.0)]), []
+
+    def draw(seed: int) -> Phantom:
+        seeds.append(seed)
+        if len(seeds) < 3:
+            raise ValueError("no room in the lung")
+        return roomy
+
+    monkeypatch.setattr("training.cases.draw_phantom", draw)
+    assert draw_case(5, enriched=False).phantom is roomy
+    assert len(set(seeds)) == 3
+
+
+def test_phantoms_weigh_as_much_more_as_they_are_drawn_too_seldom() -> None:
+    healthy = Case(draw_phantom(1, []), (), None)
+    ill = Case(draw_phantom(1, [Wish("solid nodule", 9.0)]), (), None)
+    # Half are enriched: of 100, 50 + 28 are ill and 22 are not, where studies have 56 and 44.
+    assert weigh_case(ill, 0.5) == pytest.approx(56 / 78)
+    assert weigh_case(healthy, 0.5) == pytest.approx(44 / 22)
+    assert weigh_case(ill, 0.0) == weigh_case(healthy, 0.0) == 1.0
 
 
 def test_a_drawn_effusion_lies_on_its_side_and_behind() -> None:

@@ -52,7 +52,8 @@ def pictures() -> np.ndarray:
     taken = scan_of(Acquisition(pixel_spacing_mm=0.75, slice_thickness_mm=5.0), middle + np.array([5.0, 0.0, -5.0]), 1)
     scans = {name: torch.from_numpy(values) for name, values in stack_scans([taken], [0], 3).items()}
     painter, values = Painter(eager=True), torch.from_numpy(phantom.values)[None]
-    return painter.show(values, scans, 512, 448, torch.Generator().manual_seed(0)).grey[0].numpy()
+    white = torch.randn(1, 3, 514, 514, generator=torch.Generator().manual_seed(0))
+    return painter.show(values, scans, white, 448).grey[0].numpy()
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def plain_reply(request: Request, folder: Path) -> str:
 
 def test_the_reader_and_plain_transformers_find_the_same_nodule(request_: Request) -> None:
     reader = load_qwen_reader(ModelLocation("demo", DEMO, "folder"), "fp32")
-    ((_, reading),) = reader.read([request_], 1)
+    ((_, reading),) = reader.read([request_], rows=1)
     reader.close()
     assert reading.text == plain_reply(request_, DEMO)
     found = [(one["observation"], one["side"], one["slice"]) for one in json.loads(reading.text)["findings"]]

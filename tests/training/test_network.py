@@ -30,9 +30,7 @@ def model(settings: TrainingSettings, tokenizer: Any) -> Any:
 
 
 def question(labels: tuple[str, ...]) -> Question:
-    return Question(
-        PromptText("Look at these.", labels, "What is it?"), [('{"findings": ', 1.0), ("[", 4.0), ("]}", 4.0)]
-    )
+    return Question(PromptText("Look at these.", labels, "What is it?"), [('{"findings": [', 1.0), ("]}", 4.0)])
 
 
 @pytest.fixture(scope="module")

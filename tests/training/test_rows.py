@@ -17,10 +17,10 @@ from medvl.pipeline.views import Wanted, cut_chunks, plan_views
 from medvl.prompts import PromptText, load_prompts
 from training.chunks import Chunk, scan_of
 from training.rows import Layout, RowWriter, positions_of, prompt_parts, stack_rows
-from training.wording import Question, ask_reading, write_findings
+from training.wording import DECISIVE, Question, ask_reading, write_findings
 
 LAYOUT = Layout(slots=2, grid=2, length=96, reply=16)
-ONE = Question(PromptText("Look.", ("SLICE 1",), "Well?"), [('{"findings": ', 0.5), ("[", 4.0), ("]", 4.0), ("}", 0.5)])
+ONE = Question(PromptText("Look.", ("SLICE 1",), "Well?"), [('{"findings": [', 0.5), ("]", DECISIVE), ("}", 0.5)])
 
 
 @pytest.fixture(scope="module")
@@ -40,17 +40,18 @@ def test_positions_count_a_picture_as_its_side() -> None:
 def test_a_reply_is_predicted_token_by_token(writer: RowWriter, tokenizer: Any) -> None:
     row = writer.write(ONE, LAYOUT)
     assert row is not None
-    asked = row.weights > 0
+    asked = (row.weights > 0) | row.decides
     assert tokenizer.decode(row.targets[asked]) == '{"findings": []}<|im_end|>'
     assert (row.ids[row.read_at[asked] + 1] == row.targets[asked]).all()
 
 
-def test_the_token_that_says_whether_there_is_a_finding_is_marked(writer: RowWriter, tokenizer: Any) -> None:
+def test_the_token_that_says_whether_there_is_a_finding_is_no_word(writer: RowWriter, tokenizer: Any) -> None:
     row = writer.write(ONE, LAYOUT)
     assert row is not None
-    assert row.exists.sum() == 1
-    assert "]" in tokenizer.decode(row.targets[row.exists])
-    assert row.weights[row.exists].item() == row.weights.max() == 4.0
+    assert row.decides.sum() == 1
+    assert "]" in tokenizer.decode(row.targets[row.decides])
+    assert not row.weights[row.decides].any()
+    assert sorted(set(row.weights.tolist())) == [0.0, 0.5, 1.0]  # padding and the decision, words, the end
 
 
 def test_unused_slots_point_at_padding(writer: RowWriter, tokenizer: Any) -> None:
@@ -96,7 +97,7 @@ def test_training_asks_and_shows_what_the_pipeline_does(tmp_path: Path, storage:
     theirs = np.stack([render(slab, planned.view.rendering, planned.view.stack.turn).grey for slab in slabs])
     scans = {name: torch.from_numpy(values) for name, values in stack_scans([ours], [0], 2).items()}
     values = torch.from_numpy(phantom.values)[None]
-    shown = Painter(eager=True).show(values, scans, 128, 96, torch.Generator().manual_seed(0)).grey[0].numpy()
+    shown = Painter(eager=True).show(values, scans, torch.zeros(1, 2, 130, 130), 96).grey[0].numpy()
     difference = np.abs(shown.astype(int) - theirs.astype(int))
     assert difference.mean() < 0.5
     assert np.percentile(difference, 99) <= 8

@@ -12,6 +12,7 @@ from medvl.settings import Language
 from training.cases import Sight, draw_case
 from training.chunks import Chunk, Look, Scan, draw_chunk, draw_look
 from training.wording import (
+    DECISIVE,
     Segments,
     ask_impression,
     ask_look,
@@ -69,12 +70,10 @@ def test_every_reply_is_allowed_by_the_schema(language: Language, sights: tuple[
     assert is_allowed(reply_schema(8), text_of(write_findings(chunk_of(*sights), language)))
 
 
-def test_whether_there_is_a_finding_weighs_most_either_way() -> None:
-    for sights in ((), (LATER,), (EARLIER, LATER)):
-        reply = write_findings(chunk_of(*sights), "en")
-        weights = np.repeat([weight for _, weight in reply], [len(part) for part, _ in reply])
-        text = text_of(reply)
-        assert weights[text.index("[")] == weights[text.rindex("]")] == weights.max() == 4.0
+@pytest.mark.parametrize(("sights", "decisive"), [((), "]"), ((LATER,), "{]"), ((EARLIER, LATER), "{,]")])
+def test_what_says_that_a_list_goes_on_or_ends_is_decisive(sights: tuple[Sight, ...], decisive: str) -> None:
+    reply = write_findings(chunk_of(*sights), "en")
+    assert "".join(part for part, weight in reply if weight == DECISIVE) == decisive
 
 
 def test_certainty_follows_size() -> None:
@@ -83,7 +82,7 @@ def test_certainty_follows_size() -> None:
 
 def test_questions_come_in_the_shipped_words_and_in_others() -> None:
     case, rng = draw_case(3, enriched=True), np.random.default_rng(0)
-    questions = [ask_reading(rng, draw_chunk(rng, [case], 0, 8, 0.5)) for _ in range(120)]
+    questions = [ask_reading(rng, draw_chunk(rng, [case], 8, 0.5)) for _ in range(120)]
     shipped = [question for question in questions if "An empty list is a correct answer" in question.text.instruction]
     assert 50 <= len(shipped) < 110
     assert all(len(question.text.labels) in range(1, 9) for question in questions)
