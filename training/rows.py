@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from medvl.prompts import PromptText
 from medvl.reader.chat import ChatForm
+from medvl.reader.engine.positions import prompt_positions
 from training.wording import DECISIVE, Question, Segments
 
 Ints = NDArray[np.int64]
@@ -73,7 +74,7 @@ class RowWriter:
         is_picture = ids == self._chat.picture_pad
         return Row(
             ids=ids,
-            positions=positions_of(is_picture, layout.grid),
+            positions=prompt_positions(is_picture, [(layout.grid, layout.grid)] * len(question.text.labels)),
             pictures=_filled(np.flatnonzero(is_picture), layout.slots * layout.picture_tokens, layout.length - 1),
             read_at=_filled(len(prompt) - 1 + np.arange(len(reply)), layout.reply, 0),
             targets=_filled(np.array(reply), layout.reply, self._end),
@@ -106,24 +107,6 @@ def prompt_parts(text: PromptText, picture_tokens: int) -> list[str | int]:
     for label in text.labels:
         parts += [picture_tokens, label]
     return [*parts, text.query]
-
-
-def positions_of(is_picture: NDArray[np.bool_], grid: int) -> Ints:
-    """Return Qwen3-VL's positions (3, length): time, row and column of each token.
-
-    Pictures are told apart by the text between them. Source: transformers' get_rope_index.
-    """
-    edges = np.flatnonzero(np.diff(is_picture, prepend=False, append=False)).reshape(-1, 2)
-    positions = np.zeros((3, len(is_picture)), dtype=np.int64)
-    rows, columns = np.divmod(np.arange(grid**2), grid)
-    here, done = 0, 0
-    for first, end in edges:
-        positions[:, done:first] = here + np.arange(first - done)
-        here += first - done
-        positions[:, first:end] = here + np.stack([np.zeros_like(rows), rows, columns])
-        here, done = here + grid, end
-    positions[:, done:] = here + np.arange(len(is_picture) - done)
-    return positions
 
 
 def _filled(values: NDArray[Any], length: int, filling: int) -> Ints:

@@ -14,6 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 import psutil
 import torch
 
+from medvl.reader.memory import prepare_allocator
+
 _PACKAGES = ("torch", "triton", "transformers", "bitsandbytes", "llguidance")
 
 
@@ -31,6 +33,7 @@ class Machine:
     """The GPU if there is one, else the host."""
 
     def __init__(self) -> None:
+        prepare_allocator()
         self.cuda = torch.cuda.is_available()
         self.device = torch.device("cuda" if self.cuda else "cpu")
         self.name = torch.cuda.get_device_name() if self.cuda else platform.processor() or "CPU"

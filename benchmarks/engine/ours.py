@@ -41,7 +41,7 @@ class OpenedEngine:
         visual = loaded.model.model.visual
         self.encoder = VisionEncoder(visual, loaded.shape, cache=self.cache, pixels_at_once=limits.pixels_at_once)
         prompts = PromptWriter(loaded.chat, loaded.shape, self.encoder, loaded.model.device)
-        self.engine = Engine(TextModel(loaded.model), prompts, loaded.grammars, Sampling())
+        self.engine = Engine(TextModel(loaded.model), self.encoder, prompts, loaded.grammars, Sampling())
 
     def write(self, requests: Sequence[Request], rows: int) -> Written:
         """Answer requests, all together.

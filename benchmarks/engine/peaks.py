@@ -1,11 +1,19 @@
-"""Measures the peaks that the planner's constants are made from, in the form of results/memory.json."""
+"""Measures the peaks that the planner's constants are held against, in the form of results/memory.json.
+
+Each precision in a process of its own, and each load after libraries have given back what earlier ones made them take,
+so that a peak is what that load alone would have come to.
+"""
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from itertools import chain
 from typing import Any
+
+import torch
 
 from benchmarks.engine.machine import Machine, Span
 from benchmarks.engine.models import MODEL_NAMES, SHAPES, Loaded, Workshop
@@ -17,6 +25,8 @@ from medvl.reader.identity import Sampling
 from medvl.reader.precision import LoadedPrecision
 from medvl.reader.quiet import quiet_libraries
 from medvl.reader.stock import StockWriter
+
+_Peak = tuple[DecodePath, Load, Span]
 
 _PRECISIONS: tuple[LoadedPrecision, ...] = ("int8", "bf16", "nf4")
 _NEW_TOKENS = 64
@@ -49,25 +59,26 @@ def measure_peaks(
 
     quick: the smallest load alone.
     """
-    count = 1 if quick else None
-    workshop = Workshop(SHAPES[shape_name], machine)
-    for precision in _PRECISIONS:
-        loaded = workshop.build(precision)
-        ours = _engine_peaks(loaded, work, machine, _ENGINE_LOADS[:count])
-        stock = _stock_peaks(loaded, work, machine, _STOCK_LOADS[:count])
-        for path, load, span in chain(ours, stock):
-            peak = _describe(shape_name, path, precision, load, span, machine)
-            say(", ".join(f"{key} {value}" for key, value in peak.items()))
-            yield peak
-        del loaded, ours, stock
-        machine.release()
+    spawned = multiprocessing.get_context("spawn")  # a fork could not use the GPU
+    with ProcessPoolExecutor(1, spawned, max_tasks_per_child=1) as processes:
+        for precision in _PRECISIONS:
+            for path, load, span in processes.submit(_measure, shape_name, precision, work, quick).result():
+                peak = _describe(shape_name, path, precision, load, span, machine)
+                say(", ".join(f"{key} {value}" for key, value in peak.items()))
+                yield peak
 
 
-def _engine_peaks(
-    loaded: Loaded, work: Work, machine: Machine, loads: Sequence[Load]
-) -> Iterator[tuple[DecodePath, Load, Span]]:
+def _measure(shape_name: str, precision: LoadedPrecision, work: Work, quick: bool) -> list[_Peak]:
+    machine, count = Machine(), 1 if quick else None
+    loaded = Workshop(SHAPES[shape_name], machine).build(precision)
+    ours = _engine_peaks(loaded, work, machine, _ENGINE_LOADS[:count])
+    return list(chain(ours, _stock_peaks(loaded, work, machine, _STOCK_LOADS[:count])))
+
+
+def _engine_peaks(loaded: Loaded, work: Work, machine: Machine, loads: Sequence[Load]) -> Iterator[_Peak]:
     for load in loads:
         part = _part(work, load, min(load.rows, _FEW_REQUESTS))
+        _start_clean(machine)
         opened = OpenedEngine(loaded, machine, _limits(loaded, load))
         span = opened.write(loaded.requests.make(part), load.rows).span
         opened.forget()
@@ -75,17 +86,23 @@ def _engine_peaks(
         yield "engine", replace(load, prompt_tokens=loaded.requests.prompt_tokens(part)), span
 
 
-def _stock_peaks(
-    loaded: Loaded, work: Work, machine: Machine, loads: Sequence[Load]
-) -> Iterator[tuple[DecodePath, Load, Span]]:
+def _stock_peaks(loaded: Loaded, work: Work, machine: Machine, loads: Sequence[Load]) -> Iterator[_Peak]:
     writer = StockWriter(loaded.model, loaded.chat, loaded.shape, loaded.grammars, Sampling())
     for load in loads:
         load = replace(load, new_tokens=2)  # its cache grows with what was written
         part = _part(work, load, load.rows)
+        _start_clean(machine)
         with quiet_libraries(), machine.measure() as span:
             list(writer.write(loaded.requests.make(part), load.rows))
-        machine.release()
         yield "stock", replace(load, prompt_tokens=loaded.requests.prompt_tokens(part)), span
+
+
+def _start_clean(machine: Machine) -> None:
+    """Give back what nothing uses, cuBLAS's workspaces too: it keeps one for every stream that ever called it."""
+    machine.finish()
+    if machine.cuda:
+        torch._C._cuda_clearCublasWorkspaces()  # private, but how torch's CUDA notes say it is done
+    machine.release()
 
 
 def _part(work: Work, load: Load, chunks: int) -> Work:
@@ -108,6 +125,7 @@ def _describe(
         "precision": precision,
         "load": asdict(load),
         "peak_gib": span.allocated_bytes / GIB,
+        "carried_mib": 0,
         "reserved_gib": span.reserved_bytes / GIB,
         "predicted_gib": predict_memory(SHAPES[shape_name], precision, load, path).allocated_bytes / GIB,
     }

@@ -205,8 +205,9 @@ def _say_plan(planned: PlannedStudy, plan: Plan, model: str, device: str, said: 
         f"{plan.tokens_per_chunk:,} tokens a chunk, {plan.token_count:,} in all"
     )
     said.say(f"  peak memory {_memory_line(plan)}")
-    said.say(f"  about {_duration(plan.seconds)}, an estimate")
-    if plan.advice:
+    if plan.fits:
+        said.say(f"  about {_duration(plan.seconds)}, an estimate")
+    else:
         said.say(f"  DOES NOT FIT. {plan.advice}")
 
 

@@ -248,7 +248,8 @@ class StudyReader:
                     continue
                 reader = self._opened()
                 company = backlog.company(first.question, independent=reader.independent)
-                rows = min(backlog.rows, len(company))
+                # An independent reader is always asked alike: with fewer slots its sums run in another order.
+                rows = backlog.rows if reader.independent else min(backlog.rows, len(company))
                 call = chain([first], islice(rendered, len(company) - 1))
                 del first  # or its pictures would stay as long as the call
                 try:

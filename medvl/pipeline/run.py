@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medvl.dicom.scan import scan
 from medvl.dicom.select import wanted_studies
@@ -20,12 +21,14 @@ from medvl.planning.device import Device, find_device
 from medvl.planning.plan import Plan
 from medvl.prompts import load_prompts
 from medvl.reader.decoding import Limits
-from medvl.reader.kept import Keeping
 from medvl.reader.protocol import Reader
 from medvl.reader.weights import ModelLocation, locate_model
 from medvl.records import Scan, Study
 from medvl.report.html import PAGE_FILE, write_index
 from medvl.settings import Settings
+
+if TYPE_CHECKING:
+    from medvl.reader.qwen import QwenReader
 
 
 class StudyRun:
@@ -47,6 +50,7 @@ class StudyRun:
         self._open_other = open_reader
         self._device = device
         self._reader: Reader | None = None
+        self._local: QwenReader | None = None  # the same, if it is the local model
         self._trouble = ""  # why 8-bit weights cannot be loaded here, once the reader has said so
         self._prompts = load_prompts()
 
@@ -77,13 +81,16 @@ class StudyRun:
         def open_reader(plan: Plan) -> Reader:
             if self._open_other:
                 self._reader = self._reader or self._open_other()
-            elif self._reader is None or self._reader.identity.precision != plan.precision:
-                self._reader = self._load(location, model, plan)
-            return self._reader
+                return self._reader
+            if self._local is None or self._local.identity.precision != plan.precision:
+                self._reader = self._local = self._load(location, model, plan)
+            if plan.path == "engine":
+                self._local.limit(Limits(plan.pixels_at_once, kept_on_device_bytes=plan.picture_cache_bytes))
+            return self._local
 
         return Desk(self._settings, self._watcher, model, location, device, open_reader)
 
-    def _load(self, location: ModelLocation, model: ModelChoice, plan: Plan) -> Reader:
+    def _load(self, location: ModelLocation, model: ModelChoice, plan: Plan) -> QwenReader:
         from medvl.reader.qwen import load_qwen_reader
 
         if self._reader is not None:
@@ -97,10 +104,8 @@ class StudyRun:
             location,
             plan.precision,
             decode=decode,
-            limits=Limits(plan.pixels_at_once, kept_on_device_bytes=plan.picture_cache_bytes),
             sampling=model.sampling,
             progress=lambda share: self._watcher.model_loads(location.name, share),
-            keeping=Keeping(self._store, self._watcher.note),
         )
 
     def _read_or_report(self, study: Study, wanted: Wanted, desk: Desk) -> StudyOutcome:

@@ -13,6 +13,7 @@ from medvl.planning.shape import ModelShape
 from medvl.settings import Precision
 
 GIB = 2**30
+NF4_BLOCK = 64  # weights that share a scale
 PLACES_STEP = 256  # an engine's slots come in these lengths, so that prompts of nearly one length share buffers
 
 # engine: our own loop on a GPU, one prompt prefilled at a time, no padding. stock: transformers' generate on a GPU, the
@@ -28,21 +29,29 @@ class _Alive:
     mlp_wide: float
     vision_hidden_wide: float  # in a vision layer, per patch
     vision_mlp_wide: float
-    logits_wide: float  # in float32, per row
-    int8_factor: float  # LLM.int8() keeps a quantised copy of each layer's input and its outlier columns
+    logits_wide: float  # in float32, per row, all the time
+    int8_factor: float  # LLM.int8() keeps a quantised copy of each layer's input
+    outlier_bytes: int  # per weight of a layer whose columns LLM.int8() widens because they meet an outlier
     workspace_bytes: int  # of matrix libraries and captured graphs, counted by torch
     context_bytes: int  # of the process on the device, or of the interpreter on the host; not counted by torch
 
 
-# engine: counted in its code: residual, its norm, queries, the layer's change, the embedded prompt and the angles; gate
-# and up beside their product. A cuBLAS workspace is 32 MiB a stream on Hopper, and a capture has its own stream.
-# stock: peaks of one H100, torch 2.11, transformers 5.17, 8B shape, 30 chunks of ten 512² pictures: bf16 40.6, int8
-# 37.8, nf4 30.6 GiB; the formula stays 5 to 10 % above. cpu: the same layers, and what the interpreter and torch take.
+# Held against the peaks of one H200 and one H100 in benchmarks/results/memory.json.
+# engine, all counted in its code. Text: embedded prompt, residual, norm, queries and what they saw; gate, up and two of
+# their products, of which the older has gone when quantised weights are unpacked. Vision: input and norm of a block,
+# both sides of its GELU; attention takes 9 widths and so less. Workspace: cuBLAS takes 32 MiB on Hopper for each of
+# three streams (reading, warming up, capturing), 8 MiB elsewhere; 48 MiB for positions, masks and torch's rounding,
+# which came to 22 to 30. 0.05 to 0.3 % above the peaks.
+# stock: 0.2 to 2.9 % above the peaks of the H200, 3.8 to 7.3 % above those of the H100; it counts a mask, which prompts
+# of one length, as they had, do without. Outliers: a column's int8 copy and its float32 form; random weights have them
+# in most columns, trained ones in few.
+# cpu: the same layers, and what the interpreter and torch take; not measured.
 _ALIVE: dict[DecodePath, _Alive] = {
-    "engine": _Alive(5.5, 3, 10, 2, 4, 1.0, 96 * 2**20, GIB // 2),
-    "stock": _Alive(6, 4, 8, 2, 3, 1.25, 0, GIB // 2),
-    "cpu": _Alive(6, 4, 8, 2, 3, 1.25, 0, int(0.6 * GIB)),
+    "engine": _Alive(5, 4, 2, 2, 1, 1.0, 0, (3 * 32 + 48) * 2**20, GIB // 2),
+    "stock": _Alive(6, 4, 8, 2, 3, 1.25, 5, (32 + 32) * 2**20, GIB // 2),
+    "cpu": _Alive(6, 4, 8, 2, 3, 1.25, 5, 0, int(0.6 * GIB)),
 }
+_LOGITS_IN_A_STEP = 3  # in float32, per row: a draw's masked, scaled and softened ones; greedy steps hold fewer
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +61,7 @@ class Memory:
     weights_bytes: int
     cache_bytes: int  # keys and values
     picture_bytes: int  # encoded pictures, those at hand and those kept
-    activation_bytes: int  # the larger of vision and prefill
+    activation_bytes: int  # the largest of vision, prefill and decode step
     logits_bytes: int
     workspace_bytes: int
     context_bytes: int
@@ -84,13 +93,17 @@ class Load:
 
 def predict_memory(shape: ModelShape, precision: Precision, load: Load, path: DecodePath) -> Memory:
     """Predict the memory of a reading at its worst moment."""
-    alive = _ALIVE[path]
+    alive, logits_bytes = _ALIVE[path], load.rows * shape.vocab * 4
     return Memory(
         weights_bytes=weights_bytes(shape, precision, path),
         cache_bytes=load.rows * _places(load, path) * shape.cache_bytes_per_token(value_bytes(precision, path)),
         picture_bytes=_encoded_pictures(load, path) * encoded_bytes(shape, load.size_px),
-        activation_bytes=max(prefill_bytes(shape, precision, load, path), vision_bytes(shape, precision, load, path)),
-        logits_bytes=int(load.rows * shape.vocab * 4 * alive.logits_wide),
+        activation_bytes=max(
+            prefill_bytes(shape, precision, load, path),
+            vision_bytes(shape, precision, load, path),
+            _LOGITS_IN_A_STEP * logits_bytes if path == "engine" else 0,
+        ),
+        logits_bytes=int(logits_bytes * alive.logits_wide),
         workspace_bytes=alive.workspace_bytes,
         context_bytes=alive.context_bytes,
     )
@@ -99,17 +112,25 @@ def predict_memory(shape: ModelShape, precision: Precision, load: Load, path: De
 def weights_bytes(shape: ModelShape, precision: Precision, path: DecodePath) -> int:
     """Return the bytes of the weights once loaded: only the text model's Linear layers are quantised."""
     full = shape.parameters - shape.text_linear_parameters
-    return linear_bytes(shape, precision) + full * value_bytes(precision, path)
+    copied = _copied_scales(shape, precision) * 4 if path == "engine" else 0
+    return linear_bytes(shape, precision) + full * value_bytes(precision, path) + copied
 
 
 def linear_bytes(shape: ModelShape, precision: Precision) -> int:
     """Return the bytes of the text layers' Linear modules with their scales."""
     count = shape.text_linear_parameters
-    if precision == "int8":  # a float32 scale a row, once as bitsandbytes keeps it and once divided by 127
-        return count + shape.text_linear_rows * 4 * 2
-    if precision == "nf4":  # two weights a byte, a float32 scale per block of 64
-        return count // 2 + count // 64 * 4
+    if precision == "int8":  # a float32 scale a row
+        return count + shape.text_linear_rows * 4
+    if precision == "nf4":  # two weights a byte, a float32 scale per block
+        return count // 2 + count // NF4_BLOCK * 4
     return count * (4 if precision == "fp32" else 2)
+
+
+def _copied_scales(shape: ModelShape, precision: Precision) -> int:
+    """Count the scales the engine holds beside bitsandbytes' own: of int8 divided by 127, of nf4 where it stacks."""
+    if precision == "int8":
+        return shape.text_linear_rows
+    return shape.stacked_text_parameters // NF4_BLOCK if precision == "nf4" else 0
 
 
 def value_bytes(precision: Precision, path: DecodePath) -> int:
@@ -127,11 +148,16 @@ def prefill_bytes(shape: ModelShape, precision: Precision, load: Load, path: Dec
     alive, width = _ALIVE[path], value_bytes(precision, path)
     values = alive.hidden_wide * shape.hidden + alive.mlp_wide * shape.mlp
     if path == "engine":
-        dequantised = 0 if precision in ("bf16", "fp32") else shape.largest_text_matrix * width
-        return int(load.prompt_tokens * values * width) + dequantised
+        angles = 2 * shape.head_dim * 4  # cosine and sine in float32
+        read = int(load.prompt_tokens * (values * width + angles))
+        if precision in ("bf16", "fp32"):
+            return read
+        # Unpacked weights have gone before the product of gate and up takes their place.
+        return read + max(0, shape.largest_text_matrix - load.prompt_tokens * shape.mlp) * width
     values += len(shape.deepstack) * shape.hidden
     mask = load.rows * load.prompt_tokens**2 * width
-    return int((load.rows * load.prompt_tokens * values * width + mask) * _int8_factor(precision, path))
+    outliers = alive.outlier_bytes * shape.hidden * shape.mlp if precision == "int8" else 0
+    return int((load.rows * load.prompt_tokens * values * width + mask) * _int8_factor(precision, path)) + outliers
 
 
 def vision_bytes(shape: ModelShape, precision: Precision, load: Load, path: DecodePath) -> int:
@@ -140,7 +166,8 @@ def vision_bytes(shape: ModelShape, precision: Precision, load: Load, path: Deco
     pictures = load.pictures_at_once if path == "engine" else load.rows * load.pictures
     patches = pictures * (load.size_px // shape.patch_px) ** 2
     values = alive.vision_hidden_wide * shape.vision_hidden + alive.vision_mlp_wide * shape.vision_mlp
-    values += 2 * shape.patch_values  # the rows themselves, in float32
+    if path != "engine":
+        values += 2 * shape.patch_values  # the rows themselves, in float32
     return int(patches * values * value_bytes(precision, path) * _int8_factor(precision, path))
 
 

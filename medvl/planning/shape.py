@@ -69,6 +69,11 @@ class ModelShape:
         return self.hidden * max(2 * self.mlp, (self.heads + 2 * self.kv_heads) * self.head_dim)
 
     @property
+    def stacked_text_parameters(self) -> int:
+        """Weights of the text layers' products that the engine stacks: q, k, v and gate, up."""
+        return self.layers * self.hidden * ((self.heads + 2 * self.kv_heads) * self.head_dim + 2 * self.mlp)
+
+    @property
     def text_norm_parameters(self) -> int:
         """Weights of the text model's norms, kept in full precision."""
         return self.layers * (2 * self.hidden + 2 * self.head_dim) + self.hidden

@@ -55,14 +55,31 @@ _OTHER_CARD = Rates(300e9, 60e12)  # cautious
 _PARTS_OF_CARDS = {"MIG", "Laptop"}  # named after a card, but slower
 _HOST = Rates(10e9, 60e9)  # two cores of a 2024 server
 
-# Share of its rates a card reaches in the engine: in matrix products, and in the reads of a decode step.
-_MATRIX_SHARE = 0.6
-_BANDWIDTH_SHARE = {"int8": 0.7, "nf4": 0.5, "bf16": 0.7, "fp32": 0.7}
 
-# Stock transformers on one H100: share of its matrix rate in vision and prefill of 300 slices of 512², and the launches
-# of one layer in a decode step, which no card makes faster.
-_STOCK_SHARE = {"int8": 0.16, "nf4": 0.33, "bf16": 0.35, "fp32": 0.03}
-_STOCK_LAYER_S = {"int8": 3.1e-3, "nf4": 2.0e-3, "bf16": 2.1e-3, "fp32": 2.1e-3}
+@dataclass(frozen=True, slots=True)
+class _Reads:
+    """Share of its bandwidth a card reaches where weights of one kind are read."""
+
+    unpacking: float  # for a prompt: read as they are, written as bf16
+    lone_step: float  # by the kernel for one row
+    step: float  # by the kernel for several rows, with all that a step does besides
+
+
+# Shares of the data sheet's rates that the engine reached on one H200 (benchmarks/results/engine-h200.json): 30 prompts
+# of 2,779 tokens, vision and steps of 30 and of 1. int8's unpacking is what its prefill took longer than bf16's.
+_PREFILL_SHARE = 0.58
+_VISION_SHARE = 0.27
+_CACHE_SHARE = 0.77  # keys and values, from the attention kernel alone
+_READS: dict[Precision, _Reads] = {
+    "int8": _Reads(0.48, 0.58, 0.32),
+    "nf4": _Reads(0.48, 0.4, 0.2),  # not measured yet: assumed
+    "bf16": _Reads(1.0, 0.79, 0.55),
+}
+
+# Stock transformers on the same H200: share of its matrix rate in vision and prefill of 300 slices of 512², and the
+# launches of one layer in a decode step, which no card makes faster. nf4: on one H100.
+_STOCK_SHARE = {"int8": 0.21, "nf4": 0.33, "bf16": 0.38, "fp32": 0.03}
+_STOCK_LAYER_S = {"int8": 2.95e-3, "nf4": 2.0e-3, "bf16": 1.5e-3, "fp32": 1.5e-3}
 _HOST_LAYER_S = 1.5e-3
 
 
@@ -80,8 +97,9 @@ def estimate_seconds(
     """Estimate the time from the first picture to the last reply."""
     if path == "engine":
         return _engine_seconds(shape, card_rates(device.name), precision, amount)
-    operations = _operations(shape, amount)
-    step_bytes = _step_bytes(shape, precision, amount, path)
+    operations = _prefill_operations(shape, amount) + _vision_operations(shape, amount)
+    width = value_bytes(precision, path)
+    step_bytes = _step_weights(shape, precision, width) + _step_cache(shape, amount, width)
     steps = -(-amount.chunks // amount.rows) * amount.reply_tokens
     if path == "cpu":
         step = shape.layers * _HOST_LAYER_S + step_bytes / _HOST.bytes_per_s
@@ -92,30 +110,37 @@ def estimate_seconds(
 
 
 def _engine_seconds(shape: ModelShape, rates: Rates, precision: Precision, amount: Amount) -> float:
-    bandwidth = _BANDWIDTH_SHARE[precision] * rates.bytes_per_s
-    dequantising = 0.0
-    if precision in ("int8", "nf4"):  # each prompt has the weights unpacked: read as they are, written as bf16
-        unpacked = linear_bytes(shape, precision) + linear_bytes(shape, "bf16")
-        dequantising = amount.chunks * unpacked / bandwidth
+    reads = _READS.get(precision, _READS["bf16"])
+    prefill = _prefill_operations(shape, amount) / (_PREFILL_SHARE * rates.operations_per_s)
+    vision = _vision_operations(shape, amount) / (_VISION_SHARE * rates.operations_per_s)
+    unpacking = 0.0
+    if precision in ("int8", "nf4"):
+        moved = linear_bytes(shape, precision) + linear_bytes(shape, "bf16")
+        unpacking = amount.chunks * moved / (reads.unpacking * rates.bytes_per_s)
     # A row that has ended is taken by the next chunk, so that no step runs half empty before the last ones.
     steps = amount.reply_tokens * max(1.0, amount.chunks / amount.rows)
-    step = _step_bytes(shape, precision, amount, "engine") / bandwidth
-    return _operations(shape, amount) / (_MATRIX_SHARE * rates.operations_per_s) + dequantising + steps * step
+    share = reads.lone_step if amount.rows == 1 else reads.step
+    width = value_bytes(precision, "engine")
+    step = _step_weights(shape, precision, width) / share + _step_cache(shape, amount, width) / _CACHE_SHARE
+    return prefill + vision + unpacking + steps * step / rates.bytes_per_s
 
 
-def _operations(shape: ModelShape, amount: Amount) -> float:
-    """Operations of vision and prefill; each token attends to half of its prompt on average."""
+def _prefill_operations(shape: ModelShape, amount: Amount) -> float:
+    """Operations of prefill; each token attends to half of its prompt on average."""
     products = 2.0 * shape.text_linear_parameters * amount.tokens
-    attention = 2.0 * shape.layers * shape.heads * shape.head_dim * amount.prompt_tokens * amount.tokens
-    return products + attention + float(shape.vision_operations_per_token) * amount.vision_tokens
+    return products + 2.0 * shape.layers * shape.heads * shape.head_dim * amount.prompt_tokens * amount.tokens
 
 
-def _step_bytes(shape: ModelShape, precision: Precision, amount: Amount, path: DecodePath) -> float:
-    """Bytes a decode step reads: the layers, the output matrix, and every row's keys and values."""
-    width = value_bytes(precision, path)
+def _vision_operations(shape: ModelShape, amount: Amount) -> float:
+    return float(shape.vision_operations_per_token) * amount.vision_tokens
+
+
+def _step_weights(shape: ModelShape, precision: Precision, width: int) -> float:
+    """Bytes of weights a decode step reads: the layers and the output matrix."""
+    return linear_bytes(shape, precision) + float(shape.vocab * shape.hidden * width)
+
+
+def _step_cache(shape: ModelShape, amount: Amount, width: int) -> float:
+    """Bytes of keys and values a decode step reads: every row's, its reply half written."""
     places = min(amount.rows, amount.chunks) * (amount.prompt_tokens + amount.reply_tokens / 2)
-    return (
-        linear_bytes(shape, precision)
-        + shape.vocab * shape.hidden * width
-        + places * shape.cache_bytes_per_token(width)
-    )
+    return places * shape.cache_bytes_per_token(width)

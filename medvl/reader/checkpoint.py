@@ -60,14 +60,6 @@ class TensorPlace:
     size_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class WeightFile:
-    """What the header of one weight file says; the tensors in the order of their bytes."""
-
-    metadata: Mapping[str, str]
-    tensors: tuple[TensorPlace, ...]
-
-
 _PREFERENCE_KINDS: dict[str, tuple[type, str]] = {
     "size_px": (int, "a whole number"),
     "slab": (str, "text"),
@@ -223,14 +215,14 @@ def _promised_tensors(folder: Path) -> dict[str, set[str]]:
 
 def _shard_trouble(path: Path, promised: set[str] | None) -> str:
     try:
-        found = {tensor.name for tensor in read_weight_file(path).tensors}
+        found = {tensor.name for tensor in list_tensors(path)}
     except ValueError as error:
         return str(error)
     return "" if promised is None or promised == found else f"{len(promised ^ found)} tensors differ from the index"
 
 
-def read_weight_file(path: Path) -> WeightFile:
-    """Read a weight file's header, and check that it describes the file to the last byte.
+def list_tensors(path: Path) -> tuple[TensorPlace, ...]:
+    """List the tensors of a weight file in the order of their bytes; its header must describe it to the last byte.
 
     Raises ValueError that says what is wrong with the file, OSError if it cannot be read. Source: the safetensors
     format.
@@ -243,13 +235,13 @@ def read_weight_file(path: Path) -> WeightFile:
         text = file.read(length)
     try:
         header = json.loads(text)
-        metadata = dict(header.pop("__metadata__", {}))
+        header.pop("__metadata__", None)
         tensors, end = _place_tensors(path, 8 + length, header)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"its header cannot be read: {error}") from error
     if end != size:
         raise ValueError(f"it has {size} bytes; its header asks for {end}")
-    return WeightFile(metadata, tensors)
+    return tensors
 
 
 def _place_tensors(path: Path, start: int, header: Mapping[str, Any]) -> tuple[tuple[TensorPlace, ...], int]:

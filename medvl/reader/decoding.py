@@ -15,7 +15,7 @@ class Limits:
 
     pixels_at_once: int = 3 * 512 * 512  # through the vision tower
     kept_on_device_bytes: int = 1 << 30  # of encoded pictures
-    kept_on_host_bytes: int = 2 << 30
+    kept_on_host_bytes: int = 0
 
 
 def wants_engine(asked: Decode, *, cuda: bool) -> bool:

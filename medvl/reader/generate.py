@@ -15,6 +15,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 
 from medvl.reader.grammar import Grammars
 from medvl.reader.identity import Sampling
+from medvl.reader.masks import unpack_mask
 from medvl.reader.replies import Draft, Reply
 from medvl.records import Request
 
@@ -52,12 +53,6 @@ class BatchReplies:
 
     def _writing(self) -> list[tuple[int, Draft]]:
         return [(row, draft) for row, draft in enumerate(self.drafts) if not draft.ended]
-
-
-def unpack_mask(packed: Tensor, vocab: int) -> Tensor:
-    """Return a bit mask (rows, words) int32 as (rows, vocab) bool."""
-    bits = torch.arange(32, dtype=torch.int32, device=packed.device)
-    return ((packed.unsqueeze(-1) >> bits) & 1).flatten(1)[:, :vocab].bool()
 
 
 class _Mask(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped

@@ -1,13 +1,14 @@
 """Loads a checkpoint folder into stock transformers' Qwen3-VL, in seconds.
 
-On a GPU the weights go there straight from the files, and int8 layers are quantised there row by row, as bitsandbytes
-would; transformers reads through mapped files and takes a detour over the host. Whatever is unusual (another layout of
-names, a missing weight, nf4, no GPU) goes through transformers' own `from_pretrained`, which knows what to say of it.
+On a GPU an empty model takes its weights straight from the files, piece by piece, and int8 layers are quantised there
+row by row, as bitsandbytes would; transformers reads through mapped files and takes a detour over the host. Whatever is
+unusual (another layout of names, a missing weight, nf4, no GPU) goes through transformers' own `from_pretrained`, which
+knows what to say of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,39 +25,30 @@ from transformers import (
 )
 
 from medvl.errors import ModelError
-from medvl.reader.checkpoint import TensorPlace, list_shards, read_weight_file
-from medvl.reader.kept import Keeping, kept_form
+from medvl.reader.checkpoint import TensorPlace, list_shards, list_tensors
 from medvl.reader.precision import LoadedPrecision, load_options, may_quantise
 from medvl.reader.quiet import Progress, quiet_libraries
-from medvl.reader.tensors import DTYPES, file_bytes, read_pieces, write_tensors
-from medvl.reader.weights import ModelLocation
+from medvl.reader.tensors import DTYPES, read_pieces
 
 _ATTENTION = "sdpa"
-_SCALES = "SCB"  # bitsandbytes' name for the largest magnitude of each row
 
 
 def load_model(
-    location: ModelLocation,
-    precision: LoadedPrecision,
-    device: torch.device,
-    *,
-    progress: Progress | None = None,
-    keeping: Keeping | None = None,
+    folder: Path, precision: LoadedPrecision, device: torch.device, progress: Progress | None = None
 ) -> tuple[Any, Any]:
     """Load a checkpoint: stock `Qwen3VLForConditionalGeneration` on the device, ready to read, and its tokenizer.
 
     progress: called with the share of the work done, 0 … 1.
-    keeping: where int8 weights may be kept for the next start; nowhere unless given.
     Raises ModelError if the folder holds no whole Qwen3-VL.
     """
     straight = device.type == "cuda" and precision != "nf4"
     try:
         with quiet_libraries(progress):
-            tokenizer = AutoTokenizer.from_pretrained(location.folder, local_files_only=True)
-            model = load_straight(location, precision, device, progress, keeping) if straight else None
-            model = model or load_stock(location.folder, precision, device)
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            model = load_straight(folder, precision, device, progress) if straight else None
+            model = model or load_stock(folder, precision, device)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise _unusable(location.folder, str(error).splitlines()[0]) from error
+        raise _unusable(folder, str(error).splitlines()[0]) from error
     # The checkpoint's own sampling advice would otherwise fill whatever we leave unset.
     model.generation_config = GenerationConfig()
     return model.eval(), tokenizer
@@ -82,119 +74,91 @@ def _unusable(folder: Path, why: str) -> ModelError:
 
 
 def load_straight(
-    location: ModelLocation,
-    precision: LoadedPrecision,
-    device: torch.device,
-    progress: Progress | None = None,
-    keeping: Keeping | None = None,
+    folder: Path, precision: LoadedPrecision, device: torch.device, progress: Progress | None = None
 ) -> Any | None:
     """Load a checkpoint of today's layout without transformers' loader; None if it has any other.
 
     The bits are those that `from_pretrained` gives on a CPU. See `load_model`.
     Raises OSError or ValueError if a file cannot be read or is damaged.
     """
-    model = _empty_model(location.folder, precision, device)
-    room = _make_room(model, device)
-    if keeping and precision == "int8" and location.origin != "demo":  # which is too small to be worth it
-        whole = _fill_and_keep(room, location, model.dtype, progress, keeping)
-    else:
-        whole = _fill_from_checkpoint(room, location.folder, model.dtype, _Share(progress))
-    if not whole:
+    options = load_options(precision, device)
+    model = _empty_model(folder, options["dtype"])
+    tensors = [tensor for shard in list_shards(folder) for tensor in _list_tensors(shard)]
+    if not _fit(tensors, model):
         return None
-    _install(model, room, device)
-    if progress:
-        progress(1.0)
+    if precision == "int8":
+        _put_int8_layers(model, device, options["quantization_config"].llm_int8_threshold)
+    _make_room(model, device)
+    _fill(model, tensors, device, progress)
     return model
 
 
-def _empty_model(folder: Path, precision: LoadedPrecision, device: torch.device) -> Any:
+def _empty_model(folder: Path, dtype: torch.dtype) -> Any:
     """Build the model without weights; what is computed rather than loaded is there, on the CPU."""
-    options = load_options(precision, device)
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     with init_empty_weights():
-        model = AutoModelForImageTextToText.from_config(config, dtype=options["dtype"], attn_implementation=_ATTENTION)
-    if precision == "int8":
-        _put_int8_layers(model, options["quantization_config"].llm_int8_threshold)
-    return model
-
-
-def _put_int8_layers(model: Any, threshold: float) -> None:
-    from bitsandbytes.nn import Linear8bitLt
-
-    layers = {name: layer for name, layer in model.named_modules() if type(layer) is nn.Linear and may_quantise(name)}
-    for name, layer in layers.items():
-        layout = {"bias": layer.bias is not None, "has_fp16_weights": False, "threshold": threshold, "device": "meta"}
-        model.set_submodule(name, Linear8bitLt(layer.in_features, layer.out_features, **layout))
-
-
-def _make_room(model: Any, device: torch.device) -> dict[str, Tensor]:
-    """Return empty tensors on the device for all that is loaded, by name; an int8 layer's scales are named as well."""
-    room = {}
-    for name, empty in model.state_dict().items():
-        if name in model.all_tied_weights_keys:
-            continue
-        if _is_int8(model, name):
-            room[name] = torch.empty(empty.shape, dtype=torch.int8, device=device)
-            room[_scales_name(name)] = torch.empty(len(empty), dtype=torch.float32, device=device)
-        else:
-            room[name] = torch.empty_like(empty, device=device)
-    return room
-
-
-def _is_int8(model: Any, name: str) -> bool:
-    layer, _, part = name.rpartition(".")
-    return part == "weight" and type(model.get_submodule(layer)).__name__ == "Linear8bitLt"
-
-
-def _scales_name(weight: str) -> str:
-    return f"{weight.removesuffix('weight')}{_SCALES}"
-
-
-def _fill_and_keep(
-    room: dict[str, Tensor], location: ModelLocation, dtype: torch.dtype, progress: Progress | None, keeping: Keeping
-) -> bool:
-    form = kept_form(keeping.store, location.name, location.folder, "int8")
-    if _holds(kept := form.tensors(), room, room):
-        _fill(room, kept, dtype, _Share(progress))
-        return True
-    share = _Share(progress, file_bytes(room))
-    if not _fill_from_checkpoint(room, location.folder, dtype, share):
-        return False
-    told = form.keep(file_bytes(room), lambda path: write_tensors(path, room, form.metadata, share.add))
-    if told:
-        keeping.note(told)
-    return True
-
-
-def _fill_from_checkpoint(room: dict[str, Tensor], folder: Path, dtype: torch.dtype, share: _Share) -> bool:
-    tensors = [tensor for shard in list_shards(folder) for tensor in _list_tensors(shard)]
-    if not _holds(tensors, room, (name for name in room if not name.endswith(_SCALES))):
-        return False
-    _fill(room, tensors, dtype, share)
-    return True
+        return AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation=_ATTENTION)
 
 
 def _list_tensors(shard: Path) -> tuple[TensorPlace, ...]:
     try:
-        return read_weight_file(shard).tensors
+        return list_tensors(shard)
     except ValueError as error:
         raise ValueError(f"{shard.name}: {error}") from error
 
 
-def _holds(tensors: Sequence[TensorPlace], room: Mapping[str, Tensor], names: Iterable[str]) -> bool:
+def _fit(tensors: Sequence[TensorPlace], model: Any) -> bool:
+    """Tell whether the files hold each of the model's weights once, in its shape, and nothing else."""
     found = {tensor.name: tensor.shape for tensor in tensors if tensor.dtype in DTYPES}
-    return len(found) == len(tensors) and found == {name: tuple(room[name].shape) for name in names}
+    return len(found) == len(tensors) and found == {name: tuple(weight.shape) for name, weight in _weights(model)}
 
 
-def _fill(room: Mapping[str, Tensor], tensors: Sequence[TensorPlace], dtype: torch.dtype, share: _Share) -> None:
-    share.total += sum(tensor.size_bytes for tensor in tensors)
-    for tensor, rows, values in read_pieces(tensors, next(iter(room.values())).device):
-        place = room[tensor.name]
-        if place.dtype == torch.int8 and values.dtype != torch.int8:
-            place[rows], room[_scales_name(tensor.name)][rows] = quantise_rows(values.to(dtype))
+def _weights(model: Any) -> Iterator[tuple[str, nn.Parameter]]:
+    """Yield what is loaded, by name: all weights but those that are another's under a second name."""
+    return ((name, weight) for name, weight in model.named_parameters() if name not in model.all_tied_weights_keys)
+
+
+def _put_int8_layers(model: Any, device: torch.device, threshold: float) -> None:
+    """Replace the text model's Linear layers by bitsandbytes', with room for their steps and scales on the device."""
+    from bitsandbytes.nn import Int8Params, Linear8bitLt
+
+    layers = {name: layer for name, layer in model.named_modules() if type(layer) is nn.Linear and may_quantise(name)}
+    for name, layer in layers.items():
+        layout = {"bias": False, "has_fp16_weights": False, "threshold": threshold, "device": "meta"}
+        quantised = Linear8bitLt(layer.in_features, layer.out_features, **layout)
+        steps = torch.empty(layer.weight.shape, dtype=torch.int8, device=device)
+        scales = torch.empty(layer.out_features, dtype=torch.float32, device=device)
+        quantised.weight = Int8Params(steps, requires_grad=False, has_fp16_weights=False, CB=steps, SCB=scales)
+        quantised.bias = layer.bias
+        model.set_submodule(name, quantised)
+
+
+def _make_room(model: Any, device: torch.device) -> None:
+    """Give the weights that have none yet room on the device, and move there what was computed."""
+    for name, weight in list(_weights(model)):
+        if weight.is_meta:
+            _put(model, name, nn.Parameter(torch.empty_like(weight, device=device), requires_grad=False))
+    for name, buffer in list(model.named_buffers()):
+        _put(model, name, buffer.to(device))
+    model.tie_weights()
+
+
+def _put(model: Any, name: str, tensor: Tensor) -> None:
+    module, _, part = name.rpartition(".")
+    setattr(model.get_submodule(module), part, tensor)
+
+
+def _fill(model: Any, tensors: Sequence[TensorPlace], device: torch.device, progress: Progress | None) -> None:
+    dtype, done, total = model.dtype, 0, sum(tensor.size_bytes for tensor in tensors)
+    for tensor, rows, values in read_pieces(tensors, device):
+        weight = model.get_parameter(tensor.name)
+        if weight.dtype == torch.int8:
+            weight.data[rows], weight.SCB[rows] = quantise_rows(values.to(dtype))
         else:
-            place[rows] = values
-        share.add(values.nbytes)
+            weight.data[rows] = values
+        done += values.nbytes
+        if progress:
+            progress(done / total)
 
 
 def quantise_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -207,37 +171,3 @@ def quantise_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     largest = half.abs().amax(dim=1).float()
     per_step = (127 / largest).nan_to_num(posinf=0.0)  # a row of noughts
     return (half * per_step.unsqueeze(1)).round().to(torch.int8), largest
-
-
-def _install(model: Any, room: Mapping[str, Tensor], device: torch.device) -> None:
-    for name, tensor in room.items():
-        layer, _, part = name.rpartition(".")
-        if part != _SCALES:
-            setattr(model.get_submodule(layer), part, _parameter(tensor, room.get(_scales_name(name))))
-    for name, buffer in list(model.named_buffers()):
-        layer, _, part = name.rpartition(".")
-        setattr(model.get_submodule(layer), part, buffer.to(device))
-    model.tie_weights()
-
-
-def _parameter(tensor: Tensor, scales: Tensor | None) -> nn.Parameter:
-    if scales is None:
-        return nn.Parameter(tensor, requires_grad=False)
-    from bitsandbytes.nn import Int8Params
-
-    weight: nn.Parameter = Int8Params(tensor, requires_grad=False, has_fp16_weights=False, CB=tensor, SCB=scales)
-    return weight
-
-
-class _Share:
-    """Turns bytes done into the share of the work done."""
-
-    def __init__(self, progress: Progress | None, total: int = 0) -> None:
-        self._progress = progress
-        self._done = 0
-        self.total = total
-
-    def add(self, count: int) -> None:
-        self._done += count
-        if self._progress:
-            self._progress(self._done / self.total)

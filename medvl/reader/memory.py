@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -12,6 +13,17 @@ import torch
 from medvl.errors import OutOfMemoryError
 
 Result = TypeVar("Result")
+
+_ALLOCATOR = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")  # the older name first: every torch we run on knows it
+
+
+def prepare_allocator() -> None:
+    """Let torch take GPU memory in segments that grow, so that what stacked weights leave behind is used again.
+
+    To be called before anything is on the GPU. What the user has set in the environment stays.
+    """
+    if not any(name in os.environ for name in _ALLOCATOR):
+        os.environ[_ALLOCATOR[0]] = "expandable_segments:True"
 
 
 def within_memory(

@@ -12,15 +12,15 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
+from medvl.errors import ModelError
 from medvl.planning.shape import ModelShape
 from medvl.reader.chat import ChatForm
 from medvl.reader.checkpoint import read_end_ids, read_shape
 from medvl.reader.decoding import Limits, wants_engine
 from medvl.reader.grammar import Grammars
 from medvl.reader.identity import Sampling, identify_reader
-from medvl.reader.kept import Keeping
 from medvl.reader.loading import load_model
-from medvl.reader.memory import release, within_memory
+from medvl.reader.memory import prepare_allocator, release, within_memory
 from medvl.reader.precision import PrecisionChoice, check_precision, choose_precision
 from medvl.reader.quiet import Progress, quiet_libraries
 from medvl.reader.stock import StockWriter
@@ -39,6 +39,10 @@ class Writer(Protocol):
         """Answer requests, at most `rows` at once, each with its number as soon as it is whole."""
         ...
 
+    def limit(self, limits: Limits) -> None:
+        """Keep within other bounds from now on."""
+        ...
+
     def forget(self) -> None:
         """Give back what is kept between calls."""
         ...
@@ -50,34 +54,32 @@ def load_qwen_reader(
     *,
     sampling: Sampling | None = None,
     decode: Decode = "auto",
-    limits: Limits | None = None,
     progress: Progress | None = None,
-    keeping: Keeping | None = None,
 ) -> QwenReader:
     """Load a checkpoint onto the GPU if there is one, else the CPU.
 
-    decode: who writes the replies; limits: what the engine may keep, as planned.
+    decode: who writes the replies.
     progress: called with the share of the loading done, 0 … 1.
-    keeping: where int8 weights may be kept for the next start; nowhere unless given.
     Raises ModelError if the folder holds no usable Qwen3-VL or the precision does not work here, OutOfMemoryError if
     the weights do not fit.
     """
+    prepare_allocator()
     shape = read_shape(location.folder)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with quiet_libraries():
         choice = choose_precision(precision, device)
-    engine = wants_engine(decode, cuda=device.type == "cuda")
+    wanted = wants_engine(decode, cuda=device.type == "cuda")
     what = f"The weights of {location.name} do not fit in memory as {choice.precision}"
     model, tokenizer = within_memory(
-        lambda: load_model(location, choice.precision, device, progress=progress, keeping=keeping), what, device
+        lambda: load_model(location.folder, choice.precision, device, progress), what, device
     )
     check_precision(model, choice.precision)
-    chosen = sampling or Sampling()
+    chosen, engine = sampling or Sampling(), wanted and _engine_can(model, device, asked=decode == "engine")
     identity = identify_reader(
         location, choice.precision, chosen, device=_device_name(device), decode="engine" if engine else "stock"
     )
     parts = _Parts(model, ChatForm(tokenizer), shape, _grammars(tokenizer, shape, location.folder), chosen)
-    writer = _engine_writer(parts, limits or Limits(), identity.fingerprint) if engine else StockWriter(*parts)
+    writer = within_memory(lambda: _engine_writer(parts) if engine else StockWriter(*parts), what, device)
     return QwenReader(model, writer, identity, choice)
 
 
@@ -95,18 +97,35 @@ def _grammars(tokenizer: Any, shape: ModelShape, folder: Path) -> Grammars:
     return Grammars(tokenizer, shape.vocab, read_end_ids(folder))
 
 
-def _engine_writer(parts: _Parts, limits: Limits, fingerprint: str) -> Writer:
+def _engine_can(model: Any, device: torch.device, *, asked: bool) -> bool:
+    """Tell whether the engine runs this model here. Raises ModelError if it does not though it was asked for."""
+    from medvl.reader.engine.text import why_not
+
+    trouble = why_not(model.config)
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        trouble = f"{torch.cuda.get_device_name(device)} does not compute in bf16"
+    if trouble and asked:
+        raise ModelError(
+            f"The engine cannot run this model here: {trouble}",
+            expected="A Qwen3-VL as published, on a card of 2020 or later",
+            todo="Choose --decode stock",
+        )
+    return not trouble
+
+
+def _engine_writer(parts: _Parts) -> Writer:
     from medvl.reader.engine.loop import Engine
     from medvl.reader.engine.pictures import PictureCache
     from medvl.reader.engine.prompts import PromptWriter
     from medvl.reader.engine.text import TextModel
     from medvl.reader.engine.vision import VisionEncoder
 
+    limits = Limits()
     cache = PictureCache(device_bytes=limits.kept_on_device_bytes, host_bytes=limits.kept_on_host_bytes)
     visual = parts.model.model.visual
     encoder = VisionEncoder(visual, parts.shape, cache=cache, pixels_at_once=limits.pixels_at_once)
     prompts = PromptWriter(parts.chat, parts.shape, encoder, parts.model.device)
-    return Engine(TextModel(parts.model), prompts, parts.grammars, parts.sampling)
+    return Engine(TextModel(parts.model), encoder, prompts, parts.grammars, parts.sampling)
 
 
 def _device_name(device: torch.device) -> str:
@@ -119,6 +138,7 @@ class QwenReader:
     def __init__(self, model: Any, writer: Writer, identity: ReaderIdentity, precision: PrecisionChoice) -> None:
         self._model = model
         self._writer = writer
+        self._limits = Limits()
         self._identity = identity
         self.precision = precision
 
@@ -141,6 +161,12 @@ class QwenReader:
         written, device = self._writer.write(requests, rows), self._model.device
         while (answer := within_memory(lambda: next(written, None), what, device, self._writer.forget)) is not None:
             yield answer
+
+    def limit(self, limits: Limits) -> None:
+        """Keep within the bounds of another plan."""
+        if limits != self._limits:
+            self._limits = limits
+            self._writer.limit(limits)
 
     def close(self) -> None:
         """Give back the weights' memory."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import codecs
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from medvl.errors import ModelError
 from medvl.reader.grammar import Grammars
 from medvl.records import Request, Token
 
@@ -37,7 +39,16 @@ class Draft:
         self._complete = False
 
     def append(self, token: int, probability: float) -> None:
-        """Take note of the chosen token and its probability among those that were allowed."""
+        """Take note of the chosen token and its probability among those that were allowed.
+
+        Raises ModelError if that is no number: whatever the token is, the model did not choose it.
+        """
+        if math.isnan(probability):
+            raise ModelError(
+                "The model's numbers overflow or are none, so that it chooses nothing",
+                expected="Finite weights, in a precision that suits them",
+                todo="Check it with `medvl models verify`, or choose another --precision",
+            )
         if token in self._grammars.end_ids:
             self._complete = self.ended = True
             return

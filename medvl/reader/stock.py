@@ -17,6 +17,7 @@ from torch import Tensor
 
 from medvl.planning.shape import ModelShape
 from medvl.reader.chat import ChatForm
+from medvl.reader.decoding import Limits
 from medvl.reader.generate import write_replies
 from medvl.reader.grammar import Grammars
 from medvl.reader.identity import Sampling
@@ -41,6 +42,9 @@ class StockWriter:
         while batch := list(islice(numbered, rows)):
             readings = self._write_batch([request for _, request in batch])
             yield from zip((number for number, _ in batch), readings, strict=True)
+
+    def limit(self, limits: Limits) -> None:
+        """Nothing is kept between batches, so nothing is bound."""
 
     def forget(self) -> None:
         """Nothing is kept between batches."""

@@ -20,7 +20,6 @@ from medvl.bundled import bundled_path
 from medvl.errors import ModelError, OutputError, SettingsError
 from medvl.planning.shape import PUBLISHED_SHAPES, ModelShape
 from medvl.reader.checkpoint import check_complete, find_damage, missing_files, read_shape
-from medvl.reader.kept import list_kept, remove_kept
 
 DEMO = "demo"
 _MANIFEST = "medvl-manifest.json"
@@ -29,7 +28,7 @@ _PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model")
 _NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _BLOCK_BYTES = 4 * 1024 * 1024
 
-Origin = Literal["folder", "demo", "copy", "hub", "kept"]
+Origin = Literal["folder", "demo", "copy", "hub"]
 CopyProgress = Callable[[int, int], None]  # bytes done, bytes in all
 
 
@@ -121,16 +120,14 @@ def _not_here(name: str) -> ModelError:
 
 
 def list_models(store: Path) -> tuple[StoredModel, ...]:
-    """List the Qwen3-VL checkpoints in store and in the hub's cache by name, then what is kept quantised."""
+    """List the Qwen3-VL checkpoints in store and in the hub's cache, by name."""
     copies = [
         ModelLocation(_shown_name(folder), folder, "copy")
         for folder in (store.iterdir() if store.is_dir() else ())
         if folder.is_dir() and not folder.name.startswith(".")
     ]
     cached = (ModelLocation(name, folder, "hub") for name in _cached_ids() if (folder := _hub_snapshot(name)))
-    whole = (_stored(place) for place in sorted([*copies, *cached], key=lambda p: p.name) if _is_ours(place.folder))
-    kept = (StoredModel(ModelLocation(name, store, "kept"), size, ()) for name, size in list_kept(store))
-    return (*whole, *kept)
+    return tuple(_stored(place) for place in sorted([*copies, *cached], key=lambda p: p.name) if _is_ours(place.folder))
 
 
 def _stored(location: ModelLocation) -> StoredModel:
@@ -283,25 +280,22 @@ def _manifest(folder: Path) -> dict[str, str]:
 
 
 def remove_model(name: str, store: Path) -> int:
-    """Delete a checkpoint from store or from the hub's cache with what is kept quantised of it; return the bytes freed.
+    """Delete a checkpoint from store or from the hub's cache, and return the bytes freed.
 
-    A name such as "Qwen/Qwen3-VL-8B-Instruct@int8" deletes that quantised form alone.
     Raises ModelError if it is not here, or is a folder that medvl did not make.
     """
     found = find_model(name, store)
     if found is None:
-        if freed := remove_kept(store, name):
-            return freed
         raise _not_here(name)
     if found.origin == "demo":
         raise ModelError("The demo model is a part of medvl", todo="It goes when medvl is uninstalled")
     if found.origin == "folder":
         raise ModelError(f"{found.folder} is a folder of yours", todo="Delete it yourself if you no longer need it")
     if found.origin == "hub":
-        return _remove_cached(name) + remove_kept(store, name)
+        return _remove_cached(name)
     freed = sum(size for _, size in _files(found.folder))
     shutil.rmtree(found.folder)
-    return freed + remove_kept(store, name)
+    return freed
 
 
 def _remove_cached(name: str) -> int:

@@ -14,19 +14,19 @@ TEN_SLICES = Load(30, 10, prompt_tokens=2800, new_tokens=256, size_px=512, pictu
 MEASURED = Path(__file__).parents[2] / "benchmarks" / "results" / "memory.json"
 PEAKS = json.loads(MEASURED.read_text())["peaks"]
 # Above a measured peak by no more than this; stock transformers varies with what its libraries choose to do.
-CLOSE = {"engine": 1.05, "stock": 1.11}
+CLOSE = {"engine": 1.005, "stock": 1.08}
 
 
 @pytest.mark.parametrize("peak", PEAKS, ids=lambda peak: f"{peak['path']} {peak['precision']} {peak['load']}")
 def test_the_prediction_is_never_under_a_measured_peak_and_near_it(peak):
     shape, load = PUBLISHED_SHAPES[peak["model"]], Load(**peak["load"])
     predicted_gib = predict_memory(shape, peak["precision"], load, peak["path"]).allocated_bytes / GIB
-    assert 1.0 <= predicted_gib / peak["peak_gib"] <= CLOSE[peak["path"]]
+    assert 1.0 <= predicted_gib / (peak["peak_gib"] - peak["carried_mib"] / 1024) <= CLOSE[peak["path"]]
 
 
-def test_int8_keeps_one_byte_a_weight_and_two_scales_a_row():
-    # 36 layers of 6144 + 4096 + 24576 + 4096 = 38,912 rows, each with two float32 scales
-    assert linear_bytes(SHAPE_8B, "int8") == 6_945_767_424 + 36 * 38_912 * 8 == 6_956_974_080
+def test_int8_keeps_one_byte_a_weight_and_a_scale_a_row():
+    # 36 layers of 6144 + 4096 + 24576 + 4096 = 38,912 rows, each with a float32 scale
+    assert linear_bytes(SHAPE_8B, "int8") == 6_945_767_424 + 36 * 38_912 * 4 == 6_951_370_752
 
 
 def test_nf4_keeps_half_a_byte_a_weight_and_a_scale_per_64():
@@ -37,9 +37,11 @@ def test_nf4_keeps_half_a_byte_a_weight_and_a_scale_per_64():
     ("precision", "path", "total"),
     [  # 8,767,123,696 weights in all, of them 1,821,356,272 outside the text layers' products
         ("bf16", "engine", 17_534_247_392),
-        ("int8", "engine", 10_599_686_624),  # 9.87 GiB
-        ("nf4", "engine", 7_549_706_720),  # 7.03 GiB
-        ("int8", "cpu", 14_242_399_168),  # all but the products in float32
+        ("int8", "stock", 10_594_083_296),
+        ("int8", "engine", 10_599_686_624),  # 9.87 GiB; its scales divided by 127 beside them
+        ("nf4", "stock", 7_549_706_720),  # 7.03 GiB
+        ("nf4", "engine", 7_832_822_240),  # and scales of 36 × 4096 × (6144 + 24,576) stacked weights, 4 bytes per 64
+        ("int8", "cpu", 14_236_795_840),  # all but the products in float32
         ("fp32", "cpu", 35_068_494_784),
     ],
 )
@@ -55,17 +57,33 @@ def test_the_parts_of_an_engine_run_of_the_8b_add_up():
     memory = predict_memory(SHAPE_8B, "int8", TEN_SLICES, "engine")
     assert memory.cache_bytes == 30 * 3072 * 144 * 1024  # 2,800 + 256 tokens, rounded up to 3,072
     assert memory.picture_bytes == 10 * 8 * 2**20  # 256 tokens × 4096 × 2 bytes, and three times that for deepstack
-    # 2,800 tokens × (5.5 × 4096 + 3 × 12288) × 2 bytes, and gate and up as bf16: 24,576 × 4,096 × 2 bytes
-    assert memory.activation_bytes == 332_595_200 + 201_326_592
-    assert memory.logits_bytes == 30 * 151_936 * 4 * 4
+    # 2,800 tokens × ((5 × 4096 + 3 × 12288) × 2 + 2 × 128 × 4) bytes, and gate and up as bf16: 24,576 × 4,096 × 2 bytes
+    assert memory.activation_bytes == 323_993_600 + 201_326_592
+    assert memory.logits_bytes == 30 * 151_936 * 4
     assert memory.peak_bytes == memory.allocated_bytes + GIB // 2
 
 
-def test_bf16_needs_no_room_to_unpack_weights():
+def test_bf16_needs_no_room_to_unpack_weights_but_holds_one_product_more():
     quantised, plain = (predict_memory(SHAPE_8B, kind, TEN_SLICES, "engine") for kind in ("nf4", "bf16"))
-    # there the vision tower's ten pictures are the larger: 10,240 patches × (10 × 1152 + 2 × 4304 + 3072) × 2 bytes
-    assert plain.activation_bytes == 475_136_000
-    assert quantised.activation_bytes == 533_921_792
+    assert plain.activation_bytes == 323_993_600 + 2800 * 12_288 * 2
+    assert quantised.activation_bytes == 323_993_600 + 201_326_592
+
+
+def test_many_pictures_at_once_take_more_than_a_short_prompt():
+    one = Load(1, 1, prompt_tokens=400, new_tokens=64, size_px=512, pictures_at_once=10)
+    # 10,240 patches × (2 × 1152 + 2 × 4304) × 2 bytes
+    assert predict_memory(SHAPE_8B, "bf16", one, "engine").activation_bytes == 223_477_760
+
+
+def test_many_rows_take_more_in_a_step_than_a_short_prompt():
+    short = Load(32, 1, prompt_tokens=300, new_tokens=64, size_px=448)
+    assert predict_memory(SHAPE_8B, "bf16", short, "engine").activation_bytes == 32 * 151_936 * 4 * 3
+
+
+def test_stock_int8_widens_the_columns_that_meet_outliers():
+    little = Load(1, 1, prompt_tokens=1, new_tokens=1, size_px=32)
+    int8, bf16 = (predict_memory(SHAPE_8B, kind, little, "stock").activation_bytes for kind in ("int8", "bf16"))
+    assert int8 - 1.25 * bf16 == pytest.approx(5 * 4096 * 12_288, abs=1)
 
 
 def test_the_engine_prefills_one_prompt_where_stock_takes_the_whole_batch():

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
-from medvl.reader.generate import unpack_mask
 from medvl.reader.grammar import Grammar, Grammars
+from medvl.reader.masks import unpack_mask
 from medvl.reader.tiny import SPECIAL_TOKENS
 
 YES_OR_NO = '{"enum": ["yes", "no"]}'

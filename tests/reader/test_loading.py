@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,34 +13,22 @@ from safetensors.torch import load_file, save_file
 import medvl.reader.loading
 import medvl.reader.tensors
 from medvl.errors import ModelError
-from medvl.reader.kept import THREAD, Keeping
 from medvl.reader.loading import load_model, load_straight, quantise_rows
 from medvl.reader.precision import LoadedPrecision, check_precision
 from medvl.reader.quiet import quiet_libraries
-from medvl.reader.tensors import read_pieces, write_tensors
-from medvl.reader.weights import ModelLocation
+from medvl.reader.tensors import read_pieces
 
 CPU = torch.device("cpu")
 WEIGHTS = "model.safetensors"
 UP = "model.language_model.layers.2.mlp.up_proj.weight"
 
 
-def place(folder: Path) -> ModelLocation:
-    return ModelLocation("Some/Tiny", folder, "folder")
-
-
 def straight(folder: Path, precision: LoadedPrecision = "int8", **given: Any) -> Any:
     with quiet_libraries():
-        return load_straight(place(folder), precision, CPU, **given)
+        return load_straight(folder, precision, CPU, **given)
 
 
-def settle() -> None:
-    for thread in threading.enumerate():
-        if thread.name == THREAD:
-            thread.join()
-
-
-def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
     weights = load_file(folder / WEIGHTS)
     change(weights)
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
@@ -49,7 +36,8 @@ def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], Non
 
 def change_config(folder: Path, **values: Any) -> None:
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | values))
+    text = config["text_config"] | values
+    (folder / "config.json").write_text(json.dumps(config | values | {"text_config": text}))
 
 
 def assert_same_bits(ours: Any, theirs: Any) -> None:
@@ -63,17 +51,7 @@ def assert_same_bits(ours: Any, theirs: Any) -> None:
 @pytest.fixture(scope="module")
 def stock(tiny_folder: Path) -> Callable[[LoadedPrecision], Any]:
     """The tiny checkpoint through transformers' own loader."""
-    return lambda precision: load_model(place(tiny_folder), precision, CPU)[0]
-
-
-@pytest.fixture
-def keeping(tmp_path: Path) -> Keeping:
-    return Keeping(tmp_path / "store", lambda _text: None)
-
-
-def kept_file(keeping: Keeping) -> Path:
-    settle()
-    return keeping.store / ".kept" / "Some--Tiny@int8.safetensors"
+    return lambda precision: load_model(tiny_folder, precision, CPU)[0]
 
 
 @pytest.mark.parametrize("precision", ["int8", "bf16", "fp32"])
@@ -115,18 +93,32 @@ def test_a_checkpoint_in_several_files_is_one_model(tiny_copy: Path, stock: Call
 def test_an_output_matrix_of_its_own_is_loaded_and_not_tied(tiny_copy: Path) -> None:
     head = torch.randn(3072, 128).bfloat16()
     change_weights(tiny_copy, lambda weights: weights.update({"lm_head.weight": head}))
-    text = json.loads((tiny_copy / "config.json").read_text())["text_config"] | {"tie_word_embeddings": False}
-    change_config(tiny_copy, tie_word_embeddings=False, text_config=text)
+    change_config(tiny_copy, tie_word_embeddings=False)
     model = straight(tiny_copy)
     assert torch.equal(model.lm_head.weight, head.float())
-    assert_same_bits(model, load_model(place(tiny_copy), "int8", CPU)[0])
+    assert_same_bits(model, load_model(tiny_copy, "int8", CPU)[0])
+
+
+def test_a_quantised_layer_has_its_bias_beside_it(tiny_copy: Path) -> None:
+    matrices = {name: w for name, w in load_file(tiny_copy / WEIGHTS).items() if name.endswith("_proj.weight")}
+    biases = {
+        f"{name.removesuffix('weight')}bias": torch.randn(len(matrix))
+        for name, matrix in matrices.items()
+        if "self_attn" in name
+    }
+    assert len(biases) == 4 * 4
+    change_weights(tiny_copy, lambda weights: weights.update(biases))
+    change_config(tiny_copy, attention_bias=True)
+    model = straight(tiny_copy)
+    assert all(torch.equal(model.get_parameter(name), bias) for name, bias in biases.items())
+    assert_same_bits(model, load_model(tiny_copy, "int8", CPU)[0])
 
 
 def test_weights_of_another_type_are_cast_before_they_are_quantised(tiny_copy: Path) -> None:
     change_weights(tiny_copy, lambda weights: weights.update({name: t.float() for name, t in weights.items()}))
     change_weights(tiny_copy, lambda weights: weights[UP].mul_(1.001))
     for precision in ("int8", "bf16"):
-        assert_same_bits(straight(tiny_copy, precision), load_model(place(tiny_copy), precision, CPU)[0])
+        assert_same_bits(straight(tiny_copy, precision), load_model(tiny_copy, precision, CPU)[0])
 
 
 def drop_a_weight(weights: dict[str, torch.Tensor]) -> None:
@@ -159,7 +151,7 @@ def test_what_is_unusual_is_left_to_transformers(tiny_copy: Path, change: Callab
 def test_a_weight_of_the_wrong_size_is_refused(tiny_copy: Path) -> None:
     change_weights(tiny_copy, cut_a_row)
     with pytest.raises(ModelError, match=rf"1 weights are missing or of the wrong size, the first is {UP}"):
-        load_model(place(tiny_copy), "fp32", CPU)
+        load_model(tiny_copy, "fp32", CPU)
 
 
 def test_a_file_cut_short_is_named(tiny_copy: Path) -> None:
@@ -195,85 +187,19 @@ def test_rows_are_quantised_to_the_bits_of_bitsandbytes(rows: int, columns: int,
     assert torch.equal(largest, their_largest)
 
 
-def test_a_written_file_is_ordinary_safetensors(tmp_path: Path) -> None:
-    tensors = {
-        "odd": torch.arange(3, dtype=torch.int8),
-        "wide": torch.randn(5, 7),
-        "half": torch.randn(2, 3).bfloat16(),
-    }
-    done: list[int] = []
-    write_tensors(tmp_path / "w.safetensors", tensors, {"made": "here"}, done.append)
-    read = load_file(tmp_path / "w.safetensors")
-    assert read.keys() == tensors.keys()
-    assert all(torch.equal(read[name], tensor) for name, tensor in tensors.items())
-    assert sum(done) == 3 + 5 * 7 * 4 + 2 * 3 * 2
-
-
-def test_progress_grows_to_one(tiny_folder: Path, keeping: Keeping, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_grows_to_one(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(medvl.reader.tensors, "_PIECE_BYTES", 100_000)
-    for _ in ("written", "read"):
-        shares: list[float] = []
-        straight(tiny_folder, progress=shares.append, keeping=keeping)
-        settle()
-        assert shares == sorted(shares)
-        assert (shares[0] < 0.1, len(shares) > 20, shares[-1]) == (True, True, 1.0)
-
-
-def test_the_second_load_takes_the_kept_form_and_gives_the_same_bits(
-    tiny_folder: Path, keeping: Keeping, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = straight(tiny_folder, keeping=keeping)
-    settle()
-    monkeypatch.delattr(medvl.reader.loading, "_fill_from_checkpoint")
-    assert_same_bits(straight(tiny_folder, keeping=keeping), first)
-
-
-def test_only_int8_is_kept(tiny_folder: Path, keeping: Keeping) -> None:
-    straight(tiny_folder, "bf16", keeping=keeping)
-    assert not keeping.store.exists()
-
-
-def test_a_changed_checkpoint_is_quantised_afresh_and_kept_anew(tiny_copy: Path, keeping: Keeping) -> None:
-    straight(tiny_copy, keeping=keeping)
-    before = kept_file(keeping).read_bytes()
-    change_weights(tiny_copy, lambda weights: weights[UP].neg_())
-    afresh = straight(tiny_copy, keeping=keeping)
-    assert_same_bits(afresh, load_model(place(tiny_copy), "int8", CPU)[0])
-    assert kept_file(keeping).read_bytes() != before
-    assert_same_bits(straight(tiny_copy, keeping=keeping), afresh)
-
-
-def test_a_broken_kept_form_is_ignored_and_rewritten(tiny_folder: Path, keeping: Keeping) -> None:
-    first = straight(tiny_folder, keeping=keeping)
-    whole = kept_file(keeping).read_bytes()
-    kept_file(keeping).write_bytes(whole[:-100])
-    assert_same_bits(straight(tiny_folder, keeping=keeping), first)
-    assert kept_file(keeping).read_bytes() == whole
-
-
-def test_an_interrupt_while_keeping_leaves_nothing(
-    tiny_folder: Path, keeping: Keeping, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupt(*_: Any) -> int:
-        raise KeyboardInterrupt("stop")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(medvl.reader.tensors, "_write", interrupt)
-        with pytest.raises(KeyboardInterrupt, match="stop"):
-            straight(tiny_folder, keeping=keeping)
-    assert [path.name for path in (keeping.store / ".kept").iterdir()] == ["Some--Tiny@int8.lock"]
-    straight(tiny_folder, keeping=keeping)
-    assert kept_file(keeping).exists()
+    shares: list[float] = []
+    straight(tiny_folder, progress=shares.append)
+    assert shares == sorted(shares)
+    assert (shares[0] < 0.1, len(shares) > 20, shares[-1]) == (True, True, 1.0)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("precision", ["int8", "bf16", "fp32"])
-def test_a_gpu_holds_the_bits_a_cpu_would(tiny_folder: Path, keeping: Keeping, precision: LoadedPrecision) -> None:
-    there = load_model(place(tiny_folder), precision, torch.device("cuda"), keeping=keeping)[0]
-    settle()
-    again = load_model(place(tiny_folder), precision, torch.device("cuda"), keeping=keeping)[0]
-    assert_same_bits(again, there)
+def test_a_gpu_holds_the_bits_a_cpu_would(tiny_folder: Path, precision: LoadedPrecision) -> None:
+    there = load_model(tiny_folder, precision, torch.device("cuda"))[0]
     here = straight(tiny_folder, precision).state_dict()
     for name, tensor in there.state_dict().items():
         assert torch.equal(tensor.cpu().to(here[name].dtype), here[name]), name
@@ -287,7 +213,7 @@ def test_a_gpu_never_holds_much_more_than_the_finished_weights(
     monkeypatch.setattr(medvl.reader.tensors, "_PIECE_BYTES", 20_000)
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    model = load_model(place(tiny_folder), "int8", torch.device("cuda"))[0]
+    model = load_model(tiny_folder, "int8", torch.device("cuda"))[0]
     held = {tensor.data_ptr(): tensor.nbytes for tensor in model.state_dict().values() if tensor.is_cuda}
     # The quantised layers alone have 983,040 weights: 2 MB in bfloat16.
     assert torch.cuda.max_memory_allocated() - before < sum(held.values()) + 500_000

@@ -16,8 +16,8 @@ from transformers import Qwen3VLForConditionalGeneration
 import medvl.reader.memory
 import medvl.reader.stock
 from medvl.errors import ModelError, OutOfMemoryError
-from medvl.reader.generate import unpack_mask
 from medvl.reader.identity import Sampling
+from medvl.reader.masks import unpack_mask
 from medvl.reader.prompting import prompt_ids
 from medvl.reader.protocol import Reader
 from medvl.reader.qwen import QwenReader, load_qwen_reader

@@ -16,7 +16,7 @@ from medvl.pipeline.reading import prompt_text
 from medvl.pipeline.views import Wanted, cut_chunks, plan_views
 from medvl.prompts import PromptText, load_prompts
 from training.chunks import Chunk, scan_of
-from training.rows import Layout, RowWriter, positions_of, prompt_parts, stack_rows
+from training.rows import Layout, RowWriter, prompt_parts, stack_rows
 from training.wording import DECISIVE, Question, ask_reading, write_findings
 
 LAYOUT = Layout(slots=2, grid=2, length=96, reply=16)
@@ -26,15 +26,6 @@ ONE = Question(PromptText("Look.", ("SLICE 1",), "Well?"), [('{"findings": [', 0
 @pytest.fixture(scope="module")
 def writer(tokenizer: Any) -> RowWriter:
     return RowWriter(tokenizer)
-
-
-def test_positions_count_a_picture_as_its_side() -> None:
-    is_picture = np.array([False, True, True, True, True, False, False])
-    assert positions_of(is_picture, 2).tolist() == [
-        [0, 1, 1, 1, 1, 3, 4],
-        [0, 1, 1, 2, 2, 3, 4],
-        [0, 1, 2, 1, 2, 3, 4],
-    ]
 
 
 def test_a_reply_is_predicted_token_by_token(writer: RowWriter, tokenizer: Any) -> None:

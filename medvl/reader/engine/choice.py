@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from medvl.reader.engine.ops import choose
-from medvl.reader.generate import unpack_mask
 from medvl.reader.identity import Sampling
+from medvl.reader.masks import unpack_mask
 
 
 def choose_tokens(logits: Tensor, mask: Tensor, chance: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ alone, and its mask only when its logits are there.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -78,16 +79,22 @@ class Decoder:
 
     def _capture(self) -> Any:
         """Capture a step; with every slot free it writes nothing that is ever read."""
-        beside: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch's own
+        beside = _side_stream()
         beside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(beside):
             for _ in range(_WARM_UPS):
                 self._step()
         torch.cuda.current_stream().wait_stream(beside)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=beside):
             self._step()
         return graph
+
+
+@cache
+def _side_stream() -> Any:
+    """Return the one stream that steps are captured on: cuBLAS keeps a workspace for every stream it has seen."""
+    return torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch's own
 
 
 class _Sent:

@@ -96,6 +96,26 @@ def _store_rotated_kernel(
     tl.store(values + to + HALF, high, mask=seen & ~is_key)
 
 
+@triton.jit
+def _rotate_patches_kernel(
+    qkv, cosine, sine, turned, patches, PAIRS: tl.constexpr, HALF: tl.constexpr, SIZE: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):  # fmt: skip
+    """Rotate the queries and keys of one patch, PAIRS numbers against as many; qkv has its values behind them."""
+    row, i = tl.program_id(0).to(tl.int64), tl.program_id(1) * SIZE + tl.arange(0, SIZE)
+    at, angle = i // HALF * (2 * HALF) + i % HALF, row % patches * HALF + i % HALF
+    inside = i < PAIRS
+    if OVERLAP:
+        gdc_launch_dependents()
+        gdc_wait()
+    turn, tip = tl.load(cosine + angle, mask=inside, other=0), tl.load(sine + angle, mask=inside, other=0)
+    low = tl.load(qkv + row * (3 * PAIRS) + at, mask=inside, other=0).to(tl.float32)
+    high = tl.load(qkv + row * (3 * PAIRS) + at + HALF, mask=inside, other=0).to(tl.float32)
+    to = turned + row * (2 * PAIRS) + at
+    tl.store(to, (low * turn - high * tip).to(turned.dtype.element_ty), mask=inside)
+    tl.store(to + HALF, (high * turn + low * tip).to(turned.dtype.element_ty), mask=inside)
+
+
 @triton.jit(do_not_specialize=["length", "span", "parts"])
 def _attend_kernel(
     queries, keys, values, lengths, partial, weights, length, scale, span, parts,
@@ -204,9 +224,9 @@ def _choose_kernel(best, weight, token, chosen, probability, vocab, PARTS: tl.co
     top = tl.max(tops, 0)
     total = tl.sum(tl.load(weight + at, mask=inside, other=0) * tl.exp(tops - top), 0)
     first = tl.min(tl.where(tops == top, tokens, vocab), 0)
-    some = first < vocab
-    tl.store(chosen + row, tl.where(some, first, 0).to(tl.int64))
-    tl.store(probability + row, tl.where(some, 1.0 / tl.maximum(total, 1.0), 0.0))
+    tl.store(chosen + row, tl.where(first < vocab, first, 0).to(tl.int64))
+    # The total holds the maximum itself, so it is 1 at least: less, or no number, and there was nothing to choose from.
+    tl.store(probability + row, tl.where(total >= 1.0, 1.0 / tl.maximum(total, 1.0), float("nan")))
 
 
 def rms_norm(x: Tensor, weight: Tensor, out: Tensor, epsilon: float) -> None:
@@ -245,6 +265,18 @@ def store_rotated(
         qkv, *norms, *angles, keys, values, slot, place, queries, rows, length, epsilon,
         HEADS=heads, KV=kv, HALF=dim // 2, ROWS=8, **launch_options(qkv),
     )  # fmt: skip
+
+
+def rotate_patches(qkv: Tensor, cosine: Tensor, sine: Tensor, turned: Tensor) -> None:
+    """Rotate queries and keys by their places.
+
+    qkv: (n, patches, 3, heads, d); cosine, sine: (patches, d / 2) float32; turned: (n, patches, 2, heads, d).
+    """
+    count, patches, _, heads, dim = qkv.shape
+    pairs, size = heads * dim, 256
+    _rotate_patches_kernel[(count * patches, triton.cdiv(pairs, size))](
+        qkv, cosine, sine, turned, patches, PAIRS=pairs, HALF=dim // 2, SIZE=size, num_warps=2, **launch_options(qkv)
+    )
 
 
 class Cut(NamedTuple):

@@ -16,10 +16,12 @@ import numpy as np
 import torch
 
 from medvl.planning.memory import PLACES_STEP
+from medvl.reader.decoding import Limits
 from medvl.reader.engine.decoder import Decoder
 from medvl.reader.engine.prompts import PromptWriter
 from medvl.reader.engine.rows import Rows
 from medvl.reader.engine.text import TextModel
+from medvl.reader.engine.vision import VisionEncoder
 from medvl.reader.grammar import Grammars
 from medvl.reader.identity import Sampling
 from medvl.reader.replies import Draft
@@ -32,8 +34,8 @@ class _Asked:
 
     slot: int
     number: int
-    request: Request
     ids: list[int]
+    cap: int  # tokens of the reply, at most
     draft: Draft
     chance: np.random.Generator
     seconds: float = 0.0
@@ -41,7 +43,7 @@ class _Asked:
     @property
     def places(self) -> int:
         """Tokens it may come to."""
-        return len(self.ids) + self.request.max_new_tokens
+        return len(self.ids) + self.cap
 
     def reading(self) -> Reading:
         """What has been written."""
@@ -49,25 +51,38 @@ class _Asked:
         return Reading(reply.text, reply.tokens, reply.complete, len(self.ids), self.seconds)
 
 
+_Waiting = deque[tuple[_Asked, Request]]  # a request's pictures go as soon as its prompt is read
+
+
 class Engine:
     """Writes replies with one loaded model."""
 
     independent = True
 
-    def __init__(self, text: TextModel, prompts: PromptWriter, grammars: Grammars, sampling: Sampling) -> None:
-        self._text, self._prompts, self._grammars, self._sampling = text, prompts, grammars, sampling
+    def __init__(
+        self, text: TextModel, encoder: VisionEncoder, prompts: PromptWriter, grammars: Grammars, sampling: Sampling
+    ) -> None:
+        self._text, self._encoder, self._prompts, self._grammars = text, encoder, prompts, grammars
+        self._sampling = sampling
         self._decoder: Decoder | None = None
+        self._busy = False
 
     @torch.inference_mode()
     def write(self, requests: Iterable[Request], rows: int) -> Iterator[tuple[int, Reading]]:
-        """Yield the number of each request with its reading as soon as it is whole; at most `rows` at once."""
-        waiting, writing = deque[_Asked](), dict[int, _Asked]()  # by slot
+        """Yield the number of each request with its reading as soon as it is whole; at most `rows` at once.
+
+        Raises ValueError while the replies of an earlier call are still being drawn.
+        """
+        if self._busy:
+            raise ValueError("this engine is still writing; its slots serve one call at a time")
+        self._busy = True
+        waiting, writing = _Waiting(), dict[int, _Asked]()  # by slot
         schedule = Rows(requests, rows)
         clock = time.perf_counter()
         try:
             while True:
                 for slot, number, request in schedule.admit():  # the next one is made while the GPU reads this one
-                    waiting.append(self._ask(slot, number, request))
+                    waiting.append((self._ask(slot, number, request), request))
                     self._begin(waiting, writing, rows)
                 if schedule.done:
                     return
@@ -78,13 +93,24 @@ class Engine:
                     self._release(writing, asked.slot)
                     schedule.release(asked.slot)
                     yield asked.number, asked.reading()
+                    clock = time.perf_counter()  # what happens out there is not the reply's time
         finally:  # whoever draws the replies may stop, and so may whoever makes the requests
+            self._busy = False
             for slot in list(writing):
                 self._release(writing, slot)
 
+    def limit(self, limits: Limits) -> None:
+        """Keep within other bounds from now on."""
+        self._encoder.limit(
+            pixels_at_once=limits.pixels_at_once,
+            device_bytes=limits.kept_on_device_bytes,
+            host_bytes=limits.kept_on_host_bytes,
+        )
+
     def forget(self) -> None:
-        """Give back the memory of the slots."""
+        """Give back the memory of slots and encoded pictures."""
         self._decoder = None
+        self._encoder.forget()
 
     @property
     def _decoder_now(self) -> Decoder:
@@ -95,7 +121,7 @@ class Engine:
         ids = self._prompts.ids(request)
         digest = hashlib.blake2b(np.array(ids).tobytes(), digest_size=8).digest()
         chance = np.random.default_rng([self._sampling.seed, int.from_bytes(digest, "little")])
-        return _Asked(slot, number, request, ids, Draft(self._grammars, request), chance)
+        return _Asked(slot, number, ids, request.max_new_tokens, Draft(self._grammars, request), chance)
 
     def _make_room(self, asked: _Asked, rows: int) -> None:
         """Make slots that are long enough for a request, unless there are."""
@@ -104,13 +130,13 @@ class Engine:
             self._decoder = None  # before the new buffers are taken
             self._decoder = Decoder(self._text, self._grammars.new_mask(rows), places, self._sampling)
 
-    def _begin(self, waiting: deque[_Asked], writing: dict[int, _Asked], rows: int) -> None:
+    def _begin(self, waiting: _Waiting, writing: dict[int, _Asked], rows: int) -> None:
         """Read the prompts of the requests that wait; one too long for the slots waits until all of them are free."""
         if waiting and not writing:
-            self._make_room(waiting[0], rows)
-        while waiting and waiting[0].places <= self._decoder_now.slots.places:
-            asked = waiting.popleft()
-            self._decoder_now.admit(asked.slot, self._prompts.write(asked.ids, asked.request))
+            self._make_room(waiting[0][0], rows)
+        while waiting and waiting[0][0].places <= self._decoder_now.slots.places:
+            asked, request = waiting.popleft()
+            self._decoder_now.admit(asked.slot, self._prompts.write(asked.ids, request))
             writing[asked.slot] = asked
 
     def _release(self, writing: dict[int, _Asked], slot: int) -> None:

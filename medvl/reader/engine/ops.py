@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medvl.reader.engine.matrix import Matrix
+from medvl.reader.masks import unpack_mask
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
@@ -92,6 +93,22 @@ def store_rotated(
     return queries
 
 
+def rotate_patches(qkv: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Rotate the queries and keys of the vision tower by their places: (n, patches, 2, heads, d).
+
+    qkv: (n, patches, 3, heads, d); cosine, sine: (patches, d / 2) float32, the same for both halves.
+    """
+    if not qkv.is_cuda:
+        low, high = qkv[:, :, :2].float().chunk(2, -1)
+        turn, tip = cosine[:, None, None], sine[:, None, None]
+        return torch.cat([low * turn - high * tip, high * turn + low * tip], -1).to(qkv.dtype)
+    from medvl.reader.engine import kernels
+
+    turned = qkv.new_empty(*qkv.shape[:2], 2, *qkv.shape[3:])
+    kernels.rotate_patches(qkv.contiguous(), cosine, sine, turned)
+    return turned
+
+
 def decode_attention(q: Tensor, keys: Tensor, values: Tensor, lengths: Tensor) -> Tensor:
     """Attend from one token of every slot to the first lengths[i] places of its slot: (slots, heads × d).
 
@@ -112,7 +129,7 @@ def choose(logits: Tensor, packed_mask: Tensor) -> tuple[Tensor, Tensor]:
     """Return each row's likeliest allowed token, the first of equals, and its probability among the allowed ones.
 
     logits: (m, vocab) float32; packed_mask: (m, words) int32, bit i of a row allows token i, lowest bit first. A row
-    that allows nothing gives token 0 with probability 0.
+    that allows nothing, or whose logits are no numbers, gives a token without meaning and a probability that is none.
     """
     if logits.is_cuda:
         from medvl.reader.engine import kernels
@@ -121,10 +138,9 @@ def choose(logits: Tensor, packed_mask: Tensor) -> tuple[Tensor, Tensor]:
         probability = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
         kernels.choose(logits.contiguous(), packed_mask.contiguous(), token, probability)
         return token, probability
-    bits = packed_mask[:, :, None] >> torch.arange(32, dtype=torch.int32) & 1
-    masked = logits.masked_fill(bits.flatten(1)[:, : logits.shape[1]] == 0, -torch.inf)
+    masked = logits.masked_fill(~unpack_mask(packed_mask, logits.shape[1]), -torch.inf)
     token = masked.argmax(-1)
-    return token, masked.softmax(-1).gather(1, token[:, None])[:, 0].nan_to_num(0.0)
+    return token, masked.softmax(-1).gather(1, token[:, None])[:, 0]
 
 
 def _sum_add_rms_norm(parts: Tensor, residual: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
@@ -153,5 +169,7 @@ def _attend(q: Tensor, keys: Tensor, values: Tensor, lengths: Tensor) -> Tensor:
     query = q.float().view(slots, kv, -1, dim)
     beyond = torch.arange(length, device=q.device) >= lengths[:, None]
     scores: Tensor = (query @ keys.float().transpose(2, 3) * dim**-0.5).masked_fill(beyond[:, None, None], -torch.inf)
-    seen: Tensor = scores.softmax(-1).nan_to_num(0.0) @ values.float()
+    # What lies beyond may be anything, and nothing at all to attend to gives zeros.
+    shares = scores.softmax(-1).masked_fill((lengths == 0)[:, None, None, None], 0.0)
+    seen = shares @ values.float().masked_fill(beyond[:, None, :, None], 0.0)
     return seen.to(q.dtype).reshape(slots, -1)

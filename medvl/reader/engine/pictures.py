@@ -1,7 +1,7 @@
-"""Keeps what the vision tower made of pictures, on the device, the host or disk, so that none is encoded twice.
+"""Keeps what the vision tower made of pictures, on the device and on the host, so that none is encoded twice.
 
-Knows nothing of how pictures are encoded. On disk only when a folder is given: encoded pictures of patients, like the
-pictures themselves, are private.
+Knows nothing of how pictures are encoded. Nothing goes to disk: reading it back would hardly be faster than encoding,
+and an encoded picture of a patient is as private as the picture.
 """
 
 from __future__ import annotations
@@ -9,20 +9,13 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
-
-from medvl.files import write_private
-
-_FORM = "medvl encoded picture 1"  # changes with what a file holds and with the vision arithmetic
-_TENSOR = "encoded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +44,13 @@ class CacheCounts:
 
     device_hits: int = 0
     host_hits: int = 0
-    folder_hits: int = 0
     misses: int = 0
     encoded: int = 0  # pictures given to keep
 
     @property
     def hits(self) -> int:
         """Pictures that did not have to be encoded."""
-        return self.device_hits + self.host_hits + self.folder_hits
+        return self.device_hits + self.host_hits
 
 
 def picture_key(picture: NDArray[np.uint8]) -> str:
@@ -68,27 +60,21 @@ def picture_key(picture: NDArray[np.uint8]) -> str:
     return digest.hexdigest()
 
 
-def encoding_fingerprint(checkpoint: str, dtype: torch.dtype) -> str:
-    """Return the digest that stands for all that decides an encoding besides the picture.
-
-    checkpoint: fingerprint of the checkpoint. The vision tower is never quantised, so all precisions computed in one
-    number type share their encodings.
-    """
-    return hashlib.blake2b(f"{_FORM}\n{checkpoint}\n{dtype}".encode(), digest_size=20).hexdigest()
-
-
 class PictureCache:
     """Encoded pictures within bounds, those used longest ago out first: from the device to the host to nowhere.
 
     A picture lies in one of the two memories at a time. One cache serves one model.
     """
 
-    def __init__(self, *, device_bytes: int, host_bytes: int, folder: PictureFolder | None = None) -> None:
+    def __init__(self, *, device_bytes: int, host_bytes: int) -> None:
         """device_bytes, host_bytes: the most to hold there; the host's memory is page-locked for a GPU."""
+        self.counts = CacheCounts()
+        self.limit(device_bytes=device_bytes, host_bytes=host_bytes)
+
+    def limit(self, *, device_bytes: int, host_bytes: int) -> None:
+        """Set other bounds, and begin anew."""
         self._device = _Shelf(device_bytes, _bytes)
         self._host = _Shelf(host_bytes, _locked_bytes)
-        self._folder = folder
-        self.counts = CacheCounts()
 
     @property
     def device_bytes(self) -> int:
@@ -103,7 +89,7 @@ class PictureCache:
     def find(self, key: str, device: torch.device) -> Encoded | None:
         """Return a picture's encoding on the device, or None if it must be encoded.
 
-        Never waits for the device, except for a folder's disk.
+        Never waits for the device.
         """
         values = self._find(key, device)
         if values is None:
@@ -122,25 +108,15 @@ class PictureCache:
                 self._host.drop(key)
                 self._hold(key, values)
             return values
-        if self._folder is None or (stored := self._folder.load(key)) is None:
-            return None
-        self.counts.folder_hits += 1
-        values = stored.to(device)
-        self._hold(key, values)
-        return values
+        return None
 
     def keep(self, key: str, encoded: Encoded) -> None:
-        """Take in a picture that was just encoded.
-
-        Raises OutputError if there is a folder and it cannot be written.
-        """
+        """Take in a picture that was just encoded."""
         self.counts.encoded += 1
         self._hold(key, encoded.values)
-        if self._folder is not None:
-            self._folder.save(key, encoded.values)
 
     def clear(self) -> None:
-        """Give back both memories; the folder stays."""
+        """Give back both memories."""
         self._device.clear()
         self._host.clear()
 
@@ -149,39 +125,8 @@ class PictureCache:
         for old_key, old in leaving:
             if self._host.fits(old):
                 self._host.make_room(old)  # first, so that the bound holds at every moment
-                self._host.put(old_key, _to_host(old))
-
-
-@dataclass(frozen=True, slots=True)
-class PictureFolder:
-    """Encoded pictures on disk, one private file each. It has no bound; delete it at any time.
-
-    fingerprint: see `encoding_fingerprint`.
-    """
-
-    folder: Path
-    fingerprint: str
-
-    def load(self, key: str) -> Tensor | None:
-        """Return a picture's encoding in the host's memory; None if its file is missing, broken or not ours."""
-        try:
-            with safe_open(self._path(key), framework="pt") as file:
-                if file.metadata() != self._marks(key):
-                    return None
-                values: Tensor = file.get_tensor(_TENSOR)
-                return values
-        except (OSError, SafetensorError):
-            return None
-
-    def save(self, key: str, values: Tensor) -> None:
-        """Write a picture's encoding, whole or not at all; waits for the device. Raises OutputError."""
-        write_private(self._path(key), save({_TENSOR: values.cpu()}, metadata=self._marks(key)))
-
-    def _path(self, key: str) -> Path:
-        return self.folder / self.fingerprint[:16] / f"{key}.safetensors"
-
-    def _marks(self, key: str) -> dict[str, str]:
-        return {"form": _FORM, "fingerprint": self.fingerprint, "picture": key}
+                with suppress(RuntimeError, MemoryError):  # keeping is a luxury: without room it is encoded again
+                    self._host.put(old_key, _to_host(old))
 
 
 class _Shelf:

@@ -83,6 +83,25 @@ class _Written(NamedTuple):
     sine: Tensor
 
 
+def why_not(config: Any) -> str:
+    """Return why the engine cannot run a Qwen3-VL of this configuration; empty if it can.
+
+    Its arithmetic is written down here and in `ops`; what the stock modules could also be told to do is not.
+    """
+    text, deep = config.text_config, config.vision_config.deepstack_visual_indexes
+    if text.hidden_act != "silu":
+        return f"its text layers use {text.hidden_act}, not silu"
+    if getattr(text, "attention_bias", False):
+        return "its attention has biases"
+    if (kind := text.rope_parameters["rope_type"]) not in ("default", "linear", "yarn", "llama3"):
+        return f"its rotary positions ({kind}) change with the length"
+    if text.head_dim not in (16, 32, 64, 128, 256):
+        return f"its heads are {text.head_dim} wide, which is no power of two"
+    if len(deep) >= text.num_hidden_layers:
+        return "pictures reach all of its text layers"
+    return ""
+
+
 class TextModel:
     """The text half of a stock model, from token ids to logits."""
 
@@ -118,15 +137,14 @@ class TextModel:
         def attend(number: int, queries: Tensor) -> Tensor:
             keys, values = (part[number, slot, :, :length][None] for part in (slots.keys, slots.values))
             seen = F.scaled_dot_product_attention(
-                queries.transpose(0, 1)[None], keys, values, is_causal=True, enable_gqa=True
+                queries.transpose(0, 1)[None], keys, values, is_causal=len(queries) > 1, enable_gqa=True
             )
             return seen[0].transpose(0, 1).flatten(1)
 
         owner = torch.full((length,), slot, device=self.device)
         places = torch.arange(length, device=self.device)
         written = _Written(owner, places, *self._angles(prompt.positions))
-        last = self._run(x, slots, written, attend, prompt)[-1:]
-        return self._head.multiply(last, torch.float32)[0]
+        return self._head.multiply(self._run(x, slots, written, attend, prompt), torch.float32)[0]
 
     def step(self, tokens: Tensor, positions: Tensor, lengths: Tensor, slots: Slots) -> Tensor:
         """Take one token further in every slot; return logits (slots, vocab) float32.
@@ -143,7 +161,7 @@ class TextModel:
         return self._head.multiply(self._run(self._embed(tokens), slots, written, attend, None), torch.float32)
 
     def _run(self, x: Tensor, slots: Slots, written: _Written, attend: Attend, prompt: Prompt | None) -> Tensor:
-        """Run all layers over tokens (m, hidden); return the normed output."""
+        """Run all layers over tokens (m, hidden); return their normed output, of a prompt its last token's alone."""
         slot, place, cosine, sine = written
         following = [layer.norm for layer in self._layers[1:]] + [self._final_norm]
         normed = rms_norm(x, self._layers[0].norm, self._epsilon)
@@ -160,6 +178,8 @@ class TextModel:
                 slot,
                 place,
             )
+            if prompt is not None and number == len(self._layers) - 1:  # nothing looks at the others any more
+                queries, x = queries[-1:], x[-1:]
             seen = attend(number, queries)
             normed, x = multiply_add_rms_norm(layer.out, seen, x, layer.mlp_norm, self._epsilon)
             if prompt is not None and prompt.vision is not None and number < len(prompt.vision.deep):

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from transformers.vision_utils import get_vision_interpolation_indices_and_weights, get_vision_position_ids
 
 from medvl.planning.shape import ModelShape
+from medvl.reader.engine.ops import rotate_patches
 from medvl.reader.engine.pictures import Encoded, PictureCache, picture_key
 from medvl.reader.patches import cut_cells, patch_grid
 from medvl.reader.prompting import token_grid
@@ -45,6 +46,15 @@ class VisionEncoder:
             zip(visual.deepstack_visual_indexes, visual.deepstack_merger_list, strict=True)
         )  # by the block whose output they take
         self._grids: dict[tuple[int, int, int], _Grid] = {}
+
+    def limit(self, *, pixels_at_once: int, device_bytes: int, host_bytes: int) -> None:
+        """Set other bounds, as the constructor and the cache take them, and begin anew."""
+        self._pixels_at_once = pixels_at_once
+        self._cache.limit(device_bytes=device_bytes, host_bytes=host_bytes)
+
+    def forget(self) -> None:
+        """Give back the memory of encoded pictures."""
+        self._cache.clear()
 
     @torch.inference_mode()
     def encode(self, pictures: Sequence[NDArray[np.uint8]]) -> list[Encoded]:
@@ -121,8 +131,8 @@ class _Grid:
     """What depends on a picture's size alone, in float32."""
 
     places: Tensor  # (p, width): learned positions, interpolated
-    cosine: Tensor  # (p, 1, 1, d), of the rotary angles
-    sine: Tensor  # (p, 1, 1, d / 2)
+    cosine: Tensor  # (p, d / 2), of the rotary angles
+    sine: Tensor
 
 
 def _make_grid(visual: Any, size: tuple[int, int, int], device: torch.device) -> _Grid:
@@ -138,7 +148,8 @@ def _make_grid(visual: Any, size: tuple[int, int, int], device: torch.device) ->
     places = (visual.pos_embed(indices.to(device)).float() * weights.to(device)[:, :, None]).sum(1)
     turns = get_vision_position_ids(grid, visual.spatial_merge_size).to(device)
     cosine, sine = visual.rotary_pos_emb(places, turns)
-    return _Grid(places, cosine[:, None, None], sine[:, None, None, : sine.shape[-1] // 2])
+    half = cosine.shape[-1] // 2
+    return _Grid(places, cosine[:, :half].contiguous(), sine[:, :half].contiguous())
 
 
 def _embedding_weights(weight: Tensor) -> dict[int, Tensor]:
@@ -154,16 +165,7 @@ def _embedding_weights(weight: Tensor) -> dict[int, Tensor]:
 def _attend(attention: Any, x: Tensor, grid: _Grid) -> Tensor:
     """Let the patches of each picture see one another. x: (n, p, width)."""
     qkv = attention.qkv(x).view(*x.shape[:2], 3, attention.num_heads, -1)
-    q, k = _rotate(qkv[:, :, :2], grid).transpose(1, 3).unbind(2)
+    q, k = rotate_patches(qkv, grid.cosine, grid.sine).transpose(1, 3).unbind(2)
     v = qkv[:, :, 2].transpose(1, 2)
     seen = F.scaled_dot_product_attention(q, k, v, scale=attention.scaling)
     return attention.proj(seen.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]  # a stock module
-
-
-def _rotate(x: Tensor, grid: _Grid) -> Tensor:
-    """Turn queries and keys (n, p, 2, heads, d) by their places: in float32, with three passes over memory."""
-    half = x.shape[-1] // 2
-    turned, scaled = torch.empty_like(x, memory_format=torch.contiguous_format), x * grid.cosine
-    torch.addcmul(scaled[..., :half], x[..., half:], grid.sine, value=-1, out=turned[..., :half])
-    torch.addcmul(scaled[..., half:], x[..., :half], grid.sine, out=turned[..., half:])
-    return turned

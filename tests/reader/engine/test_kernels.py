@@ -43,6 +43,15 @@ def test_silu_of_the_gate_multiplies(draw, dtype, rows, width):
     close(out, ops.silu_mul(gate_up.double().cpu()))
 
 
+@pytest.mark.parametrize(("heads", "dim"), [(16, 72), (2, 64), (3, 16)])
+def test_queries_and_keys_of_patches_are_rotated_by_their_places(draw, device, dtype, heads, dim):
+    qkv, angle = draw(2, 5, 3, heads, dim, dtype=dtype), draw(5, dim // 2)
+    turned = poisoned(2, 5, 2, heads, dim, like=qkv)
+    settle(device)
+    kernels.rotate_patches(qkv, angle.cos(), angle.sin(), turned)
+    close(turned, ops.rotate_patches(qkv.double().cpu(), angle.cos().double().cpu(), angle.sin().double().cpu()))
+
+
 @pytest.mark.parametrize(("heads", "kv", "dim"), [(32, 8, 128), (4, 2, 16), (3, 1, 32)])
 @pytest.mark.parametrize("tokens", [1, 7])
 def test_keys_and_values_go_to_their_places(draw, device, dtype, tokens, heads, kv, dim):
@@ -128,4 +137,13 @@ def test_the_first_of_equals_is_chosen_and_an_empty_mask_gives_token_0(device):
     token, probability = torch.full((3,), -1, device=device), poisoned(3, like=logits)
     kernels.choose(logits, pack(allowed).to(device), token, probability)
     assert token.tolist() == [31, 5000, 0]
-    assert probability[2] == 0
+    assert probability[2].isnan()
+
+
+@pytest.mark.parametrize("place", [0, 8999])
+def test_a_logit_that_is_no_number_makes_its_rows_probability_none(device, place):
+    logits = torch.zeros(2, 9000, device=device)
+    logits[0, place] = torch.nan
+    token, probability = torch.full((2,), -1, device=device), poisoned(2, like=logits)
+    kernels.choose(logits, pack(torch.ones(2, 9000, dtype=torch.bool)).to(device), token, probability)
+    assert probability.isnan().tolist() == [True, False]

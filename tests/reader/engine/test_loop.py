@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from transformers import AutoConfig
 
 import medvl.reader.engine.decoder
-from medvl.errors import OutOfMemoryError
+from medvl.errors import ModelError, OutOfMemoryError
+from medvl.reader.decoding import Limits
+from medvl.reader.engine.text import why_not
 from medvl.reader.identity import Sampling
 from medvl.reader.qwen import QwenReader, load_qwen_reader
 from medvl.reader.weights import ModelLocation
 from medvl.records import Reading, Request
-from medvl.settings import Precision
+from medvl.settings import Decode, Precision
 from tests.reader.requests import make_request, read
 
 Load = Callable[[Precision], QwenReader]
@@ -96,9 +103,67 @@ def test_a_drawn_reply_depends_on_the_seed_and_not_on_its_neighbours(tiny: Model
     assert [reading.text for reading in read(other, MIXED, 3)] != alone
 
 
-def test_seconds_add_up_to_the_time_it_took(engine: QwenReader) -> None:
-    readings = read(engine, MIXED, 2)
-    assert all(reading.seconds > 0 for reading in readings)
+def test_seconds_add_up_to_the_time_it_took_without_what_the_caller_does(engine: QwenReader) -> None:
+    spent = 0.0
+    readings, start = [], time.perf_counter()
+    for _, reading in engine.read(MIXED, 2):
+        readings.append(reading)
+        pause = time.perf_counter()
+        time.sleep(0.2)
+        spent += time.perf_counter() - pause
+    took = time.perf_counter() - start - spent
+    assert sum(reading.seconds for reading in readings) == pytest.approx(took, rel=0.05, abs=0.02)
+
+
+def test_an_engine_serves_one_call_at_a_time_and_the_next_one_after_it_ends(engine: QwenReader) -> None:
+    first = engine.read(MIXED[:3], 2)
+    next(first)
+    with pytest.raises(ValueError, match="still writing"):
+        next(engine.read(MIXED[:1], 2))
+    first.close()  # type: ignore[attr-defined]  # a generator
+    assert read(engine, MIXED[:1], 2)[0].complete
+
+
+@pytest.mark.parametrize("decode", ["engine", "stock"])
+def test_weights_that_are_no_numbers_are_an_error_not_an_empty_report(tiny: ModelLocation, decode: Decode) -> None:
+    reader = load_qwen_reader(tiny, "fp32", decode=decode)
+    with torch.no_grad():
+        reader._model.model.language_model.norm.weight.fill_(torch.nan)
+    with pytest.raises(ModelError, match="chooses nothing"):
+        read(reader, MIXED[:1], 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"hidden_act": "gelu"}, "use gelu, not silu"),
+        ({"attention_bias": True}, "biases"),
+        ({"head_dim": 96}, "96 wide"),
+    ],
+)
+def test_what_the_engine_does_not_know_is_left_to_stock(
+    tiny: ModelLocation, change: dict[str, Any], reason: str
+) -> None:
+    config = AutoConfig.from_pretrained(tiny.folder)
+    assert why_not(config) == ""
+    for name, value in change.items():
+        setattr(config.text_config, name, value)
+    assert reason in why_not(config)
+
+
+def test_asking_for_the_engine_by_name_says_why_it_cannot(tiny_copy: Path) -> None:
+    config = json.loads((tiny_copy / "config.json").read_text())
+    config["text_config"]["hidden_act"] = "gelu"
+    (tiny_copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="cannot run this model here: its text layers use gelu"):
+        load_qwen_reader(ModelLocation("other", tiny_copy, "folder"), "fp32", decode="engine")
+
+
+def test_other_bounds_empty_the_cache_and_change_no_reply(engine: QwenReader) -> None:
+    before = [same_words(each) for each in read(engine, MIXED, 2)]
+    engine.limit(Limits(pixels_at_once=128 * 128, kept_on_device_bytes=0))
+    assert [same_words(each) for each in read(engine, MIXED, 2)] == before
+    engine.limit(Limits())
 
 
 def test_memory_that_runs_out_midway_keeps_what_was_written(

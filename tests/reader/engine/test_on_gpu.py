@@ -65,7 +65,8 @@ def engine_of(model: Any, folder: Path) -> Engine:
     chat, grammars = parts(model, folder)
     cache = PictureCache(device_bytes=1 << 20, host_bytes=1 << 20)
     encoder = VisionEncoder(model.model.visual, TINY_SHAPE, cache=cache, pixels_at_once=3 * 96 * 96)
-    return Engine(TextModel(model), PromptWriter(chat, TINY_SHAPE, encoder, model.device), grammars, Sampling())
+    prompts = PromptWriter(chat, TINY_SHAPE, encoder, model.device)
+    return Engine(TextModel(model), encoder, prompts, grammars, Sampling())
 
 
 def answers(writer: Any, requests: list[Request], rows: int) -> list[Reading]:

@@ -94,10 +94,17 @@ def test_the_highest_bit_of_a_word_allows_its_token():
     assert probability.tolist() == [1.0]
 
 
-def test_a_row_that_allows_nothing_gives_token_0():
-    token, probability = ops.choose(torch.randn(1, 40), torch.zeros(1, 2, dtype=torch.int32))
-    assert token.tolist() == [0]
-    assert probability.tolist() == [0.0]
+@pytest.mark.parametrize(("logit", "mask"), [(1.0, 0), (torch.nan, -1), (-torch.inf, -1)])
+def test_where_there_is_nothing_to_choose_the_probability_is_no_number(logit, mask):
+    _, probability = ops.choose(torch.full((1, 40), logit), torch.full((1, 2), mask, dtype=torch.int32))
+    assert probability.isnan().all()
+
+
+def test_one_logit_that_is_no_number_spoils_its_row_alone():
+    logits = torch.zeros(2, 40)
+    logits[0, 7] = torch.nan
+    _, probability = ops.choose(logits, torch.full((2, 2), -1, dtype=torch.int32))
+    assert probability.isnan().tolist() == [True, False]
 
 
 # --- on a card -------------------------------------------------------------------------------------------------------

@@ -1,20 +1,15 @@
 from __future__ import annotations
 
-import stat
 import weakref
 from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
 
-from medvl.errors import OutputError
-from medvl.reader.engine.pictures import Encoded, PictureCache, PictureFolder, encoding_fingerprint, picture_key
+from medvl.reader.engine.pictures import Encoded, PictureCache, picture_key
 from medvl.reader.engine.vision import VisionEncoder
 from tests.reader.engine.towers import SMALL, draw_pictures, make_tower
 
@@ -50,11 +45,6 @@ def test_one_grey_level_makes_another_key() -> None:
 def test_equal_bytes_in_another_size_have_another_key(size: tuple[int, ...]) -> None:
     picture = np.zeros((32, 32), np.uint8)
     assert picture_key(picture.reshape(size)) != picture_key(picture)
-
-
-def test_checkpoints_and_number_types_have_different_fingerprints() -> None:
-    made = {encoding_fingerprint(name, dtype) for name in "ab" for dtype in (torch.float32, torch.bfloat16)}
-    assert len(made) == 4
 
 
 # --- device and host ---------------------------------------------------------------------------------------------
@@ -176,86 +166,3 @@ def test_with_little_room_only_pictures_that_are_not_in_the_cache_are_encoded(
     encode_all(make_encoder(cache), calls)
     assert cache.counts.encoded == cache.counts.misses
     assert cache.device_bytes <= device_bytes and cache.host_bytes <= host_bytes
-
-
-# --- on disk -----------------------------------------------------------------------------------------------------
-
-
-def cache_on(folder: Path, fingerprint: str = "f" * 40) -> PictureCache:
-    return PictureCache(**NO_CACHE, folder=PictureFolder(folder, fingerprint))
-
-
-def only_file(folder: Path) -> Path:
-    (path,) = (path for path in folder.rglob("*") if path.is_file())
-    return path
-
-
-def test_a_folder_serves_the_next_run_to_the_last_bit(tmp_path: Path) -> None:
-    (first,) = make_encoder(cache_on(tmp_path)).encode(PICTURES[:1])
-    cache = cache_on(tmp_path)
-    (again,) = make_encoder(cache).encode(PICTURES[:1])
-    assert torch.equal(again.values, first.values)
-    assert (cache.counts.folder_hits, cache.counts.encoded) == (1, 0)
-
-
-def test_the_number_type_survives_the_disk(tmp_path: Path) -> None:
-    values = torch.tensor([[[1.5, -2.25]]], dtype=torch.bfloat16)
-    cache_on(tmp_path).keep("a", Encoded(values))
-    found = cache_on(tmp_path).find("a", CPU)
-    assert found is not None and found.values.dtype == torch.bfloat16
-    assert torch.equal(found.values, values)
-
-
-def test_files_and_folders_are_for_their_owner_only(tmp_path: Path) -> None:
-    cache_on(tmp_path / "pictures").keep("a", encoded(1))
-    path = only_file(tmp_path)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert {stat.S_IMODE(folder.stat().st_mode) for folder in (path.parent, path.parent.parent)} == {0o700}
-
-
-def test_other_weights_find_nothing(tmp_path: Path) -> None:
-    cache_on(tmp_path, "a" * 40).keep("a", encoded(1))
-    assert find(cache_on(tmp_path, "b" * 40), "a") is None
-    assert find(cache_on(tmp_path, "a" * 16 + "b" * 24), "a") is None  # a file of the same name
-
-
-@pytest.mark.parametrize("damage", ["cut", "empty", "noise", "foreign", "renamed"])
-def test_a_broken_or_foreign_file_is_ignored_and_written_anew(tmp_path: Path, damage: str) -> None:
-    make_encoder(cache_on(tmp_path)).encode(PICTURES[:1])
-    path = only_file(tmp_path)
-    spoil(path, damage)
-    cache = cache_on(tmp_path)
-    (found,) = make_encoder(cache).encode(PICTURES[:1])
-    assert cache.counts.encoded == 1
-    assert torch.allclose(found.values, ALONE[0], rtol=1e-5, atol=1e-5)
-    assert torch.equal(make_encoder(cache_on(tmp_path)).encode(PICTURES[:1])[0].values, found.values)
-
-
-def spoil(path: Path, damage: str) -> None:
-    content = path.read_bytes()
-    if damage == "foreign":
-        save_file({"encoded": torch.zeros(2, 4, 2)}, path)
-    elif damage == "renamed":  # another picture's file under this one's name
-        PictureFolder(path.parents[1], "f" * 40).save("other", torch.zeros(2, 4, 2))
-        path.with_name("other.safetensors").replace(path)
-    else:
-        path.write_bytes({"cut": content[:-1], "empty": b"", "noise": b"\xff" * 100}[damage])
-
-
-def test_without_a_folder_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    make_encoder(PictureCache(**NO_CACHE)).encode(PICTURES[:1])
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="cannot be written"):
-        cache_on(tmp_path / "file").keep("a", encoded(1))
-
-
-def test_a_picture_from_disk_is_then_held_in_memory(tmp_path: Path) -> None:
-    cache_on(tmp_path).keep("a", encoded(1))
-    cache: Any = PictureCache(device_bytes=64, host_bytes=0, folder=PictureFolder(tmp_path, "f" * 40))
-    assert [find(cache, "a"), find(cache, "a")] == [1, 1]
-    assert (cache.counts.folder_hits, cache.counts.device_hits) == (1, 1)
