@@ -147,9 +147,10 @@ def test_wishes_are_kept():
     assert (wished.precision, wished.chunk_length, wished.batch) == ("bf16", 4, 2)
 
 
-def test_the_engine_has_no_more_than_32_rows_whatever_is_wished():
-    assert plan(80, batch=100).batch == 32
-    assert plan(80, batch=33, decode="stock").batch == 33
+def test_the_engine_has_32_rows_unless_more_are_wished_and_no_more_than_chunks():
+    assert plan(80).batch == 32
+    assert plan(80, batch=33).batch == 33
+    assert plan(80, batch=100).batch == plan(80).chunk_count == 34
 
 
 CARDS = st.floats(1, 160, allow_nan=False)
