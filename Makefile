@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test format lint types tests nightly sample clean
+.PHONY: demo test format lint types tests nightly fuzz sample clean
 
 demo: $(INSTALLED)
 	$(BIN)/medvl demo
@@ -23,6 +23,9 @@ tests: $(INSTALLED)
 
 nightly: $(INSTALLED)
 	$(BIN)/pytest -q -m "not gpu"
+
+fuzz: $(INSTALLED)
+	$(BIN)/python -m tests.dicom.fuzz $(or $(COUNT),100000)
 
 format: $(INSTALLED)
 	$(BIN)/ruff format .

@@ -1,15 +1,19 @@
-"""Time turning uncompressed CT slices into grey pictures, side by side with SimpleITK and a plain pydicom loop.
+"""Time turning CT slices into grey pictures, side by side with SimpleITK and a plain pydicom loop.
 
-    python -m benchmarks.grey [--slices 400] [--rounds 5]
+    python -m benchmarks.grey [--slices 400] [--compressed 60] [--rounds 5] [--save]
 
-Writes the slices itself, into a temporary folder. All contestants take turns in every round and the medians are
-compared, so that a noisy machine disturbs them alike. Ours also resizes to 448²; SimpleITK only reads and windows.
-Then the peak memory of rendering 100 and 1,000 slices is measured, each in a process of its own (Linux only).
+Uncompressed slices, then ones in JPEG 2000. Writes them itself, into a temporary folder. All contestants take turns in
+every round and the medians are compared, so that a noisy machine disturbs them alike. Ours also resizes to 448²;
+SimpleITK only reads and windows. Then the peak memory of rendering 100 and 1,000 slices is measured, each in a process
+of its own (Linux only). --save keeps the figures in results/grey.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import platform
 import subprocess
 import sys
 import time
@@ -19,6 +23,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from pydicom.uid import UID, ExplicitVRLittleEndian, JPEG2000Lossless
 
 from medvl.dicom.geometry import slabs, stack_series
 from medvl.dicom.grey import iter_pictures
@@ -31,21 +36,36 @@ SIZE_PX = 448
 WINDOW = PRESETS["lung"]
 LOWEST, HIGHEST = WINDOW.center - WINDOW.width / 2, WINDOW.center + WINDOW.width / 2
 WORKERS = 2
+RESULTS = Path(__file__).parent / "results" / "grey.json"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slices", type=int, default=400)
+    parser.add_argument("--compressed", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--save", action="store_true")
     parser.add_argument("--peak", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.peak:
         print_peak(arguments.peak)
         return
     with TemporaryDirectory() as folder:
-        compare_times(Path(folder), arguments.slices, arguments.rounds)
+        times = compare_times(Path(folder), arguments.slices, ExplicitVRLittleEndian, arguments.rounds)
     with TemporaryDirectory() as folder:
-        compare_memory(Path(folder))
+        compressed = compare_times(Path(folder), arguments.compressed, JPEG2000Lossless, arguments.rounds)
+    with TemporaryDirectory() as folder:
+        peaks = compare_memory(Path(folder))
+    if arguments.save:
+        figures = {
+            "command": "python -m benchmarks.grey --save",
+            "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
+            "rounds": arguments.rounds,
+            f"{arguments.slices} uncompressed slices": times,
+            f"{arguments.compressed} slices in JPEG 2000": compressed,
+            "peak memory in MiB, by slices": peaks,
+        }
+        RESULTS.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 # --- contestants -------------------------------------------------------------------------------------------------
@@ -102,8 +122,8 @@ def series_names(folder: Path) -> Sequence[str]:
 # --- time --------------------------------------------------------------------------------------------------------
 
 
-def compare_times(folder: Path, count: int, rounds: int) -> None:
-    write_slices(folder, count)
+def compare_times(folder: Path, count: int, syntax: str, rounds: int) -> dict[str, dict[str, float]]:
+    write_slices(folder, count, syntax)
     planned, turn = plan(folder)
     names = series_names(folder)
     contestants: dict[str, Callable[[], int]] = {
@@ -114,32 +134,49 @@ def compare_times(folder: Path, count: int, rounds: int) -> None:
         "SimpleITK, from the folder": lambda: simpleitk_from_folder(folder),
     }
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(rounds + 1):  # the first warms the page cache and the imports
+    for _ in range(rounds + 1):  # the first warms the page cache, the imports and the decoders' helpers
         for name, contestant in contestants.items():
             start = time.perf_counter()
             if contestant() != count:
                 raise RuntimeError(f"{name} did not give {count} slices")
             seconds[name].append(time.perf_counter() - start)
     middle = {name: median(times[1:]) for name, times in seconds.items()}
-    print(f"{count} slices of 512², {rounds} rounds, medians; medvl on {WORKERS} threads, to {SIZE_PX}²")
+    print(
+        f"{count} slices of 512², {UID(syntax).name}, {rounds} rounds, medians; "
+        f"medvl on {WORKERS} threads, to {SIZE_PX}²"
+    )
+    figures = {}
     for name, one in middle.items():
         against = middle["SimpleITK, from the folder" if name.endswith("folder") else "SimpleITK, names known"]
         print(f"  {name:28} {one:6.3f} s  {one / against:5.2f} × SimpleITK")
+        figures[name] = {"seconds": round(one, 3), "of SimpleITK": round(one / against, 2)}
+    return figures
 
 
-def write_slices(folder: Path, count: int) -> None:
-    noise = np.random.default_rng(0).normal(0, 200, (512, 512)).astype(np.int16)
-    write_series(folder, count=count, pixels=lambda index: noise + np.int16(index), slice_step_mm=1.0)
+def write_slices(folder: Path, count: int, syntax: str = ExplicitVRLittleEndian) -> None:
+    """Write slices with smooth shapes and the noise of a CT, which JPEG 2000 spends its time on."""
+    y, x = np.mgrid[-1:1:512j, -1:1:512j]
+    body = np.where(x**2 + y**2 < 0.6, 1064, 24) + np.where((x - 0.3) ** 2 + y**2 < 0.08, -800, 0)
+    noisy = np.random.default_rng(0).normal(body, 15).clip(0, 4095).astype(np.uint16)
+    write_series(
+        folder,
+        count=count,
+        pixels=lambda index: noisy + np.uint16(index),
+        slice_step_mm=1.0,
+        bits_stored=13,
+        transfer_syntax=syntax,
+    )
 
 
 # --- memory ------------------------------------------------------------------------------------------------------
 
 
-def compare_memory(folder: Path) -> None:
+def compare_memory(folder: Path) -> dict[str, float]:
     peaks = {count: peak_mib(folder / str(count), count) for count in (100, 1000)}
     print("peak memory, scan to pictures")
     for count, peak in peaks.items():
         print(f"  {count:5} slices {peak:7.1f} MiB  {peak / peaks[100]:5.2f} × that of 100")
+    return {str(count): round(peak, 1) for count, peak in peaks.items()}
 
 
 def peak_mib(folder: Path, count: int) -> float:

@@ -11,15 +11,16 @@ from medvl.errors import OutputError
 PARTIAL = ".part"  # a file being written; left behind only by a crash
 
 
-def write_private(path: Path, content: bytes) -> None:
+def write_private(path: Path, content: bytes, *, durable: bool = True) -> None:
     """Write a file for its owner only (0600), through a temporary file, a flush to disk and a rename.
 
     Missing folders are made for their owner only (0700). A reader sees the old file or the new one, never a part, and
-    a crash at any moment leaves one of the two. Raises OutputError.
+    a crash at any moment leaves one of the two. durable: False spares the flush; loss of power may then cost the file.
+    Raises OutputError.
     """
     try:
         make_private_folder(path.parent)
-        _replace(path, content)
+        _replace(path, content, durable)
     except OSError as error:
         raise cannot_write(path, error) from error
 
@@ -40,15 +41,16 @@ def cannot_write(path: Path, error: OSError) -> OutputError:
     )
 
 
-def _replace(path: Path, content: bytes) -> None:
+def _replace(path: Path, content: bytes, durable: bool) -> None:
     descriptor, temporary = tempfile.mkstemp(
         prefix=f".{path.name}.", suffix=PARTIAL, dir=path.parent
     )  # mkstemp makes it 0600
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

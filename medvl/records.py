@@ -18,6 +18,21 @@ Vector = tuple[float, float, float]
 PlaneName = Literal["axial", "coronal", "sagittal", "oblique", "projection", "other projection", "unknown"]
 Side = Literal["left", "right", "midline", "bilateral", "none"]
 Certainty = Literal["definite", "probable", "possible"]
+TraitName = Literal[
+    "station",
+    "component",
+    "image type",
+    "stack",
+    "kernel",
+    "b-value",
+    "direction",
+    "echo",
+    "inversion",
+    "flip angle",
+    "phase",
+    "heart phase",
+    "dimension",
+]
 
 
 # --- what lies on disk -------------------------------------------------------------------------------------------
@@ -45,6 +60,18 @@ class PixelLayout:
     samples_per_pixel: int
     photometric: str
     frame_count: int
+    planar: bool = False  # colour samples lie plane by plane, not pixel by pixel
+    floating: bool = False  # Float or Double Float Pixel Data, of 32 or 64 bits
+    low_bit: int = 0  # the lowest bit of a stored value in its word; above 0 in files of before 1998
+
+
+@dataclass(frozen=True, slots=True)
+class LookupTable:
+    """Entries for consecutive whole values (PS3.3 C.11.1.1.1)."""
+
+    first: int  # the value that the first entry stands for
+    bits: int  # that an entry can have
+    values: bytes  # little endian, two bytes an entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +91,32 @@ class Window:
     width: float
     name: str = ""
     function: Literal["LINEAR", "LINEAR_EXACT", "SIGMOID"] = "LINEAR"
+    table: LookupTable | None = None  # a VOI LUT; level and width then say which values it spreads
 
     @property
     def label(self) -> str:
         """As printed beside every image: "lung WL −600 WW 1500"."""
         return f"{self.name} WL {self.center:g} WW {self.width:g}".strip().replace("-", "−")
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """How a frame was acquired or computed: what may tell it from another one at the same place."""
+
+    image_type: tuple[str, ...] = ()
+    component: str = ""  # of complex MR values: MAGNITUDE, PHASE, REAL, IMAGINARY
+    kernel: str = ""
+    stack_id: str = ""
+    b_value: float | None = None  # s/mm²
+    b_direction: Vector | None = None  # rounded unit vector of the diffusion gradient
+    echo_ms: float | None = None
+    inversion_ms: float | None = None
+    flip_degrees: float | None = None
+    temporal_position: int | None = None
+    contrast_phase: str = ""
+    trigger_ms: float | None = None
+    heart_percent: float | None = None
+    dimensions: tuple[int, ...] = ()  # Dimension Index Values, but for those that say where a frame lies
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +137,10 @@ class Frame:
     rescale_slope: float = 1.0
     rescale_intercept: float = 0.0
     rescale_unit: str = ""  # "HU" only when the header allows to say so (PS3.3 C.11.1)
-    padding_value: int | None = None
-    padding_limit: int | None = None
+    modality_table: LookupTable | None = None  # instead of slope and intercept (PS3.3 C.11.1)
+    palette: LookupTable | None = None  # the luminance of each index
+    padding_value: float | None = None  # a fraction only for floating-point pixels
+    padding_limit: float | None = None
     windows: tuple[Window, ...] = ()
     patient_orientation: tuple[str, ...] = ()  # (0020,0020), for projections
     view_position: str = ""  # (0018,5101), for projections
@@ -98,6 +148,8 @@ class Frame:
     acquisition: str = ""  # equal for frames of one acquisition: number and date as far as present
     acquired_at_s: float | None = None  # Acquisition Time, seconds since midnight; may differ between slices
     frame_of_reference_uid: str = ""
+    traits: Traits = Traits()
+    flaws: tuple[str, ...] = ()  # header values that could not be used, as codes of the gate
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,12 +240,45 @@ class Gap:
 
 
 @dataclass(frozen=True, slots=True)
+class Straightening:
+    """The field of view that all slices of a stack share once a tilted gantry's shear is taken out.
+
+    Each slice is shifted in its plane to where it lies from `origin_lps_mm`; across is along the stored rows, down
+    along the stored columns. The ranges are the smallest and the largest shift.
+    """
+
+    origin_lps_mm: Vector
+    across_mm: tuple[float, float]
+    down_mm: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
 class DisplayTurn:
-    """How stored rows and columns become a radiological display: transpose first, then flips."""
+    """How stored rows and columns become a radiological display: straighten, then transpose, then flips."""
 
     transpose: bool = False
     flip_rows: bool = False
     flip_columns: bool = False
+    straightening: Straightening | None = None  # None: slices lie one behind the other as they are
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something unusual about a stack: a code and its numbers. The words for it are kept with the report's."""
+
+    code: str
+    values: tuple[tuple[str, float | str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """One way in which a stack differs from others of its series at the same places."""
+
+    trait: TraitName
+    number: int  # 1-based among the `count` stacks that this trait tells apart
+    count: int
+    label: str  # "echo 2 of 3 (TE 80 ms)"
+    value: str = ""  # of traits that are words
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +292,13 @@ class Stack:
     slice_spacing_mm: float | None  # between centres, measured; None for one slice or without geometry
     gaps: tuple[Gap, ...] = ()
     tilt_degrees: float = 0.0
-    notes: tuple[str, ...] = ()  # unusual but readable; printed in the report
+    notes: tuple[Note, ...] = ()  # what the gate found unusual; printed in the report with what was done about it
+    apart: tuple[Apart, ...] = ()  # what tells it from other stacks at the same places; empty where it is the only one
+
+    @property
+    def label(self) -> str:
+        """What this stack is among those of its series: "b 800 s/mm²"; empty where nothing but geometry tells."""
+        return ", ".join(each.label for each in self.apart)
 
 
 @dataclass(frozen=True, slots=True)

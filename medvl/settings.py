@@ -31,5 +31,7 @@ class Settings:
     language: Language = "en"
     temperature: float = 0.0
     max_new_tokens: int | None = None
+    cache: bool = True  # keep what headers say, so that a file that has not changed is not opened again
+    strict: bool = False  # whatever the gate notes about a stack keeps it from being read
     deidentify: bool = False
     force: bool = False

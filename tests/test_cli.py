@@ -268,17 +268,56 @@ def test_inspect_of_a_folder_without_images_still_tells_what_is_there(typed, des
     result = typed("inspect", "EMPTY", "--json")
     document = json.loads(result.stdout)
     assert result.exit_code == 3
-    assert document["studies"][0]["unread"] == [{"file": "sr", "reason": "not an image (Basic Text SR Storage)"}]
+    assert document["studies"][0]["unread"] == [{"file": "sr", "reason": "not an image: Basic Text SR"}]
 
 
 def test_inspect_names_series_verdict_prompt_and_reason(desk):
     write_body(desk.input / "1", count=1, description="thorax")
     write_body(desk.input / "2", count=2, series="scout", description="scout", series_number=None)
-    lines = [line.strip() for line in desk.type("inspect", desk.input).stdout.splitlines()]
-    assert "Series 1: CT · CHEST · thorax · 1 frame · READ: axial CT series" in lines
-    assert "axial, 1 slice" in lines
-    assert "prompt chest_ct: CT and body part CHEST (0018,0015)" in lines
-    assert "Series without number: CT · CHEST · scout · 2 frames · not read: scout (localizer)" in lines
+    told = desk.type("inspect", desk.input).stdout
+    assert max(map(len, told.splitlines())) <= 80
+    told = " ".join(told.split())
+    assert "Series 1: CT · CHEST · thorax · 1 frame · READ: axial CT series axial, 1 slice ready with notes" in told
+    assert "- a single slice → reads what is there" in told
+    assert "prompt chest_ct: CT and body part CHEST (0018,0015)" in told
+    assert "Series without number: CT · CHEST · scout · 2 frames · not read: scout (localizer)" in told
+    assert "axial, 2 slices every 3 mm not readable" in told
+
+
+def test_inspect_tells_programs_the_code_and_the_numbers_of_each_note(desk):
+    write_body(desk.input, count=6, gap_at=2)
+    [stack] = json.loads(desk.type("inspect", desk.input, "--json").stdout)["studies"][0]["series"][0]["stacks"]
+    assert (stack["verdict"], stack["read"]) == ("ready with notes", True)
+    [note] = stack["notes"]
+    # z = 0, 3, 9, 12, 15, 18: from the head down, 6 − 3 mm are missing after slice 4.
+    assert (note["code"], note["values"]) == ("gap", {"slice": 4, "mm": 3.0})
+    assert note["text"] == "gap after slice 4: 3 mm missing"
+
+
+def test_strict_inspection_of_a_clean_study_is_content(desk):
+    write_body(desk.input)
+    assert desk.type("inspect", desk.input, "--strict").exit_code == 0
+
+
+@pytest.mark.parametrize("with_clean", [False, True], ids=["nothing is left", "part is left"])
+def test_strict_leaves_out_what_the_gate_notes_and_says_so(desk, with_clean):
+    write_body(desk.input / "1", count=6, gap_at=2)
+    if with_clean:
+        write_body(desk.input / "2", study="clean")
+    status = 4 if with_clean else 3
+    inspected = desk.type("inspect", desk.input, "--strict")
+    assert "axial, 6 slices every 3 mm ready with notes, not read (--strict)" in " ".join(inspected.stdout.split())
+    assert f"--strict leaves out 1 of {'2 stacks' if with_clean else '1 stack'}" in inspected.stderr
+    assert inspected.exit_code == status
+    result = desk.study("--strict")
+    assert ("none of 6 slices read: --strict" in result.stdout, "12 of 12 slices read" in result.stdout) == (
+        True,
+        with_clean,
+    )
+    assert result.exit_code == status
+    reports = [json.loads(path.read_text()) for path in (desk.root / "reports").glob("*/*/report.json")]
+    [refused] = [report["series"][0] for report in reports if report["status"] == "nothing"]
+    assert {fate["not_read_because"] for fate in refused["slices"]} == {"--strict: gap after slice 4: 3 mm missing"}
 
 
 @pytest.mark.parametrize("command", ["inspect", "plan"])

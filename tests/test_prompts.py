@@ -34,6 +34,7 @@ IDS = {
     "head_ct",
     "impression",
     "look",
+    "pet",
 }
 
 
@@ -234,6 +235,7 @@ def choose(modality: str, body_part: str = "", *descriptions: str, language: Lan
         ("CR", "CHEST", "chest_xray"),
         ("DX", "CHEST", "chest_xray"),
         ("DX", "HAND", "generic_image"),
+        ("PT", "WHOLEBODY", "pet"),
     ],
 )
 def test_the_body_part_decides(modality: str, body_part: str, chosen: str) -> None:
@@ -314,7 +316,7 @@ def test_the_tag_wins_over_a_description_that_contradicts_it() -> None:
     )
 
 
-@pytest.mark.parametrize("modality", ["US", "PT", "MG", ""])
+@pytest.mark.parametrize("modality", ["US", "XA", "MG", ""])
 def test_a_modality_without_prompts_gets_the_general_one(modality: str) -> None:
     assert choose(modality)[0] == "generic_image"
 

@@ -45,7 +45,18 @@ def _root(
 @command(
     app,
     "study",
-    asks=("output", "series", *READING, "language", "temperature", "max_new_tokens", "deidentify", "force"),
+    asks=(
+        "output",
+        "series",
+        *READING,
+        "language",
+        "temperature",
+        "max_new_tokens",
+        "strict",
+        "deidentify",
+        "cache",
+        "force",
+    ),
     resumes=True,
 )
 def study(said: Output, settings: Settings, paths: Paths) -> None:
@@ -53,15 +64,15 @@ def study(said: Output, settings: Settings, paths: Paths) -> None:
     _read_studies(paths, settings, said)
 
 
-@command(app, "inspect", asks=("series",))
+@command(app, "inspect", asks=("series", "strict", "cache"))
 def inspect(said: Output, settings: Settings, paths: Paths) -> None:
-    """Show what is in there, what would be read, and why the rest would not. Reads headers only."""
+    """Judge every stack, show what would be read, and why the rest would not. Reads headers only."""
     from medvl.cli.listing import inspect_paths
 
-    inspect_paths(paths, settings.series, said)
+    inspect_paths(paths, settings, said)
 
 
-@command(app, "plan", asks=("series", *READING, "language", "max_new_tokens"))
+@command(app, "plan", asks=("series", *READING, "language", "max_new_tokens", "strict", "cache"))
 def plan(said: Output, settings: Settings, paths: Paths) -> None:
     """Show slices, chunks, tokens, predicted memory and time. Loads no model."""
     from medvl.cli.listing import plan_paths
@@ -108,13 +119,13 @@ def evaluate(
 
 
 def _read_studies(paths: list[Path], settings: Settings, said: Output) -> None:
-    from medvl.cli.listing import print_outcome
+    from medvl.cli.listing import header_cache, print_outcome
     from medvl.pipeline.run import StudyRun
     from medvl.progress import make_watcher
 
     watcher = make_watcher(said.console(), quiet=said.quiet)
     try:
-        outcome = StudyRun(settings, model_store(), watcher=watcher).read(paths)
+        outcome = StudyRun(settings, model_store(), watcher=watcher, cache=header_cache(settings)).read(paths)
     finally:
         watcher.close()
     print_outcome(outcome, said)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from medvl.dicom.shelves import HeaderCache
 from medvl.errors import ModelError
 from medvl.planning.device import Device, find_device
 from medvl.reader.weights import locate_model
@@ -28,11 +29,18 @@ class Check:
     todo: str = ""
 
 
-def check_machine(model: str, store: Path) -> tuple[Check, ...]:
+def check_machine(model: str, store: Path, headers: Path) -> tuple[Check, ...]:
     """Look at everything medvl needs on this machine; imports neither torch nor the decoders."""
     device = find_device()
     machine = (_memory(device), _decoding(device))
-    return (_python(), *map(_package, _PACKAGES), *map(_decoder, _DECODERS), *machine, _model(model, store))
+    return (
+        _python(),
+        *map(_package, _PACKAGES),
+        *map(_decoder, _DECODERS),
+        *machine,
+        _model(model, store),
+        _headers(headers),
+    )
 
 
 def _python() -> Check:
@@ -68,6 +76,11 @@ def _decoding(device: Device) -> Check:
         return Check("decoding loop", True, "the engine")
     todo = "The engine needs Triton, which comes with PyTorch for CUDA on Linux, and a card of 2020 or later"
     return Check("decoding loop", False, "stock transformers, many times slower", todo)
+
+
+def _headers(folder: Path) -> Check:
+    kept = HeaderCache(folder).size_bytes()
+    return Check("headers kept", True, f"{kept / 1e6:.1f} MB in {folder}, for its owner only; --no-cache keeps none")
 
 
 def _model(name: str, store: Path) -> Check:

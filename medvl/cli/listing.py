@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from medvl.cli.console import Output, fail
-from medvl.cli.options import model_store
+from medvl.cli.options import header_store, model_store
+from medvl.dicom.gate import NOT_READABLE, verdict
 from medvl.dicom.scan import scan
 from medvl.dicom.select import Choice, wanted_studies
-from medvl.errors import InputError, SettingsError
-from medvl.pipeline.views import PlannedStudy, Wanted, plan_views
+from medvl.dicom.shelves import HeaderCache
+from medvl.errors import InputError, ReadingError, SettingsError
+from medvl.pipeline.views import PlannedStudy, Wanted, judged_stacks, plan_views
 from medvl.prompts import load_prompts
-from medvl.records import Scan, Study
+from medvl.records import Scan, Stack, Study
+from medvl.report.notes import report_note
 from medvl.settings import Settings
 from medvl.text import counted
 
@@ -23,25 +27,48 @@ if TYPE_CHECKING:
     from medvl.planning.plan import Plan
 
 _GIB = 2**30
+_WIDTH = 80  # of a terminal
 _PATHS = {"engine": "by the engine", "stock": "by stock transformers", "cpu": "on the CPU"}
 
 
-def inspect_paths(paths: Sequence[Path], series: tuple[str, ...], said: Output) -> None:
-    """List studies and series, what would be read, and why the rest would not; exit status 3 if nothing would,
-    2 if a series asked for is not there.
+def header_cache(settings: Settings) -> HeaderCache | None:
+    """Return where headers are kept between scans; None if they are not to be."""
+    return HeaderCache(header_store()) if settings.cache else None
+
+
+def inspect_paths(paths: Sequence[Path], settings: Settings, said: Output) -> None:
+    """List studies, series and stacks with the gate's verdict, what would be read, and why the rest would not.
+
+    Exit status 3 if nothing would be read, 4 if --strict leaves part out, 2 if a series asked for is not there.
     """
-    found = scan(paths)
+    found = scan(paths, cache=header_cache(settings))
     prompts = load_prompts()
-    studies = [_inspected(study, Wanted(series=series, windows=("header",)), prompts) for study in found.studies]
+    wanted = Wanted(series=settings.series, windows=("header",), strict=settings.strict)
+    studies = [_inspected(study, wanted, prompts) for study in found.studies]
     document = {"file_count": found.file_count, "studies": studies, "unread": _unread(found)}
     for study in studies:
         _say_study(study, said)
     _say_outside(_unread(found), said)
     try:
-        wanted_studies(found, series)
-    except (InputError, SettingsError) as error:
+        wanted_studies(found, settings.series)
+        _check_strictness(studies)
+    except (InputError, ReadingError, SettingsError) as error:
         fail(said, str(error), error.exit_status, document)
     said.document(document)
+
+
+def _check_strictness(studies: Sequence[dict[str, Any]]) -> None:
+    """Raise InputError if --strict leaves nothing to read, ReadingError if it leaves part out."""
+    chosen = (series for study in studies for series in study["series"] if series["read"])
+    stacks = [stack for series in chosen for stack in series["stacks"] if not stack["set_aside"]]
+    refused = sum(not stack["read"] for stack in stacks)
+    if refused:
+        kind = ReadingError if refused < len(stacks) else InputError
+        raise kind(
+            f"--strict leaves out {refused} of {counted(len(stacks), 'stack')}",
+            expected="Stacks without notes",
+            todo="See the notes above, or leave out --strict",
+        )
 
 
 def plan_paths(paths: Sequence[Path], settings: Settings, said: Output) -> None:
@@ -49,7 +76,8 @@ def plan_paths(paths: Sequence[Path], settings: Settings, said: Output) -> None:
     from medvl.pipeline.model import choose_model, plan_study, wanted_views
     from medvl.planning.device import another_card, find_device
 
-    asked_for = wanted_studies(scan(paths), settings.series)
+    found = scan(paths, cache=header_cache(settings))
+    asked_for = wanted_studies(found, settings.series)
     model, prompts = choose_model(settings, model_store()), load_prompts()
     device = another_card(settings.memory_bytes) if settings.memory_bytes else find_device()
     documents = []
@@ -86,15 +114,15 @@ def print_outcome(outcome: RunOutcome, said: Output) -> None:
 def _outcome_line(study: StudyOutcome) -> str:
     if study.status == "failed":
         return f"not read. {study.problem}"
-    if study.status == "nothing":
-        return "nothing in it to read"
     slices = counted(study.slices_found, "slice")
+    if study.status == "nothing":
+        return f"none of {slices} read: --strict" if study.slices_found else "nothing in it to read"
     return f"{study.slices_read} of {slices} read, {counted(study.finding_count, 'finding')} to check"
 
 
 def _say_outside(unread: Sequence[dict[str, str]], said: Output) -> None:
     for reason, files in _by_reason(unread):
-        said.say(f"Outside any study: {_files(files, said)} not read: {reason}")
+        said.say(_wrapped(f"Outside any study: {_files(files, said)} not read: {reason}", 0))
 
 
 def _inspected(study: Study, wanted: Wanted, prompts: Any) -> dict[str, Any]:
@@ -104,14 +132,15 @@ def _inspected(study: Study, wanted: Wanted, prompts: Any) -> dict[str, Any]:
         "patient_key": study.patient.key,
         "date": study.date,
         "description": study.description,
-        "series": [_series(choice, planned) for choice in planned.choices],
+        "series": [_series(choice, planned, wanted) for choice in planned.choices],
         "unread": [{"file": each.source.name, "reason": each.reason} for each in (*study.unread, *planned.unread)],
     }
 
 
-def _series(choice: Choice, planned: PlannedStudy) -> dict[str, Any]:
+def _series(choice: Choice, planned: PlannedStudy, wanted: Wanted) -> dict[str, Any]:
     series = choice.series
-    stacks = [stack for stack in planned.stacks if stack.series.uid == series.uid]
+    chosen = tuple(stack for stack in planned.stacks if stack.series.uid == series.uid)
+    stacks = chosen or judged_stacks(planned.study, series)[0]
     views = [view for view in planned.views if view.view.stack.series.uid == series.uid]
     return {
         "uid": series.uid,
@@ -125,23 +154,35 @@ def _series(choice: Choice, planned: PlannedStudy) -> dict[str, Any]:
         "prompt": views[0].prompt.id if views else None,
         "prompt_reason": views[0].prompt_reason if views else None,
         "stacks": [
-            {
-                "plane": stack.plane,
-                "slice_count": len(stack.slices),
-                "slice_spacing_mm": stack.slice_spacing_mm,
-                "tilt_degrees": stack.tilt_degrees,
-                "gaps": [asdict(gap) for gap in stack.gaps],
-                "notes": list(stack.notes),
-            }
-            for stack in stacks
+            *(_stack(stack, choice.read and not (wanted.strict and stack.notes)) for stack in stacks),
+            *(
+                _stack(each.stack, False, each.reason)
+                for each in planned.set_aside
+                if each.stack.series.uid == series.uid
+            ),
         ],
+    }
+
+
+def _stack(stack: Stack, read: bool, set_aside: str = "") -> dict[str, Any]:
+    return {
+        "label": stack.label,
+        "plane": stack.plane,
+        "slice_count": len(stack.slices),
+        "slice_spacing_mm": stack.slice_spacing_mm,
+        "tilt_degrees": stack.tilt_degrees,
+        "gaps": [asdict(gap) for gap in stack.gaps],
+        "verdict": verdict(stack),
+        "read": read,
+        "set_aside": set_aside,
+        "notes": [asdict(report_note(note)) for note in stack.notes],
     }
 
 
 def _say_study(study: dict[str, Any], said: Output) -> None:
     said.say(f"Study {study['key']}  {study['date']}  {study['description']}".rstrip())
     for series in study["series"]:
-        verdict = "READ" if series["read"] else "not read"
+        chosen = "READ" if series["read"] else "not read"
         facts = (
             series["modality"],
             series["body_part"],
@@ -149,22 +190,43 @@ def _say_study(study: dict[str, Any], said: Output) -> None:
             counted(series["frame_count"], "frame"),
         )
         title = " · ".join(filter(None, facts))
-        said.say(f"  {_series_name(series['number']).capitalize()}: {title} · {verdict}: {series['reason']}")
+        name = _series_name(series["number"]).capitalize()
+        said.say(_wrapped(f"{name}: {title} · {chosen}: {series['reason']}", 2))
         for stack in series["stacks"]:
-            said.say(f"    {_stack_line(stack)}")
-            for note in stack["notes"]:
-                said.say(f"    note: {note}")
+            _say_stack(stack, series["read"], said)
         if series["prompt"]:
-            said.say(f"    prompt {series['prompt']}: {series['prompt_reason']}")
+            said.say(_wrapped(f"prompt {series['prompt']}: {series['prompt_reason']}", 4))
         if said.verbose:
             said.say(f"    {series['uid']}")
     for reason, files in _by_reason(study["unread"]):
-        said.say(f"  {_files(files, said)} not read: {reason}")
+        said.say(_wrapped(f"{_files(files, said)} not read: {reason}", 2))
+
+
+def _say_stack(stack: dict[str, Any], chosen: bool, said: Output) -> None:
+    judged = f"{stack['verdict']}, not read (--strict)" if chosen and not stack["read"] else stack["verdict"]
+    judged = "not read" if stack["set_aside"] else judged
+    said.say(f"    {_stack_line(stack):<32} {judged}")
+    if told := stack["set_aside"] or stack["label"]:
+        said.say(_wrapped(told, 6))
+    for note in stack["notes"]:
+        if note["code"] not in NOT_READABLE:  # said of the series already
+            said.say(_wrapped(f"- {note['text']} → {note['action']}", 6))
+
+
+def _wrapped(text: str, indent: int) -> str:
+    return fill(
+        text,
+        _WIDTH,
+        initial_indent=" " * indent,
+        subsequent_indent=" " * (indent + 2),
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
 
 
 def _stack_line(stack: dict[str, Any]) -> str:
     spacing = stack["slice_spacing_mm"]
-    every = f" every {spacing:g} mm" if spacing else ""
+    every = f" every {round(spacing, 2):g} mm" if spacing else ""
     return f"{stack['plane']}, {counted(stack['slice_count'], 'slice')}{every}"
 
 

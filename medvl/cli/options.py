@@ -63,6 +63,8 @@ _SHARED: dict[str, tuple[Any, Any]] = {
         Annotated[int | None, typer.Option(help="Longest reply per chunk, in tokens.", min=16, max=8192)],
         None,
     ),
+    "cache": (Annotated[bool, typer.Option(help="Keep headers, so that the next scan is quicker.")], True),
+    "strict": (Annotated[bool, typer.Option(help="Read no stack that the gate has a note about.")], False),
     "deidentify": (Annotated[bool, typer.Option(help="Leave name, ID and exact dates out of the report.")], False),
     "force": (Annotated[bool, typer.Option(help="Forget finished chunks and start over.")], False),
 }
@@ -114,8 +116,18 @@ def one_of(name: str, value: str, allowed: tuple[str, ...]) -> str:
 
 
 def model_store() -> Path:
-    """Return where medvl keeps its own copies of models: $MEDVL_HOME, else the user's cache folder."""
+    """Return where medvl keeps its own copies of models."""
+    return _home() / "models"
+
+
+def header_store() -> Path:
+    """Return where medvl keeps what it has read of headers."""
+    return _home() / "headers"
+
+
+def _home() -> Path:
+    """Return medvl's own folder: $MEDVL_HOME, else in the user's cache folder."""
     home = os.environ.get("MEDVL_HOME")
     if home:
-        return Path(home) / "models"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medvl" / "models"
+        return Path(home)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medvl"

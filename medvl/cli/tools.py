@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from medvl.cli.console import Output, command, fail
-from medvl.cli.options import model_store
+from medvl.cli.options import header_store, model_store
 from medvl.errors import ModelError, SettingsError
 from medvl.settings import Settings
 
@@ -32,7 +32,7 @@ def doctor(said: Output, settings: Settings) -> None:
     """Check Python, GPU, memory, decoders and model, and say what to do about each."""
     from medvl.cli.checks import check_machine
 
-    checks = check_machine(settings.model, model_store())
+    checks = check_machine(settings.model, model_store(), header_store())
     said.document({"checks": [asdict(check) for check in checks]})
     for check in checks:
         said.say(f"{'ok     ' if check.good else 'PROBLEM'} {check.name}: {check.found}")

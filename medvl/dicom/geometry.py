@@ -16,16 +16,30 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from medvl.records import DisplayTurn, Frame, Gap, Plane, PlaneName, Series, Slab, Slice, Stack, Unread, Vector
+from medvl.dicom.splitting import AtPlace, Part, split_places
+from medvl.records import (
+    DisplayTurn,
+    Frame,
+    Gap,
+    Plane,
+    PlaneName,
+    Series,
+    Slab,
+    Slice,
+    Stack,
+    Straightening,
+    Unread,
+    Vector,
+)
 
 PROJECTION_MODALITIES = frozenset({"CR", "DX", "DR", "RG", "MG", "PX", "XA", "RF"})
 OBLIQUE_FROM_DEGREES = 30.0
 GAP_FROM_SPACINGS = 1.5
 DUPLICATE_WITHIN_SPACINGS = 0.1
+JITTER_FROM_THICKNESS = 0.05
 DUPLICATE_WITHIN_MM = 0.01  # positions are decimal strings; scanners round to this or finer
-UNEVEN_FROM_SPACINGS = 0.1
 TILT_FROM_DEGREES = 0.5
-FEWEST_CT_SLICES = 3
+TILT_TO_DEGREES = 35.0  # gantries tilt by 30° at most; slices that drift further apart are no tilted acquisition
 _FRONTAL_VIEWS = frozenset({"", "AP", "PA"})  # of (0018,5101) View Position; empty: taken as most are
 AUTO_SLAB_MM = 3.0  # about what radiologists read; thinner slices are averaged so that none is skipped
 AUTO_SLAB_BELOW_MM = 2.0
@@ -46,18 +60,17 @@ _LETTERS = {"L": _LEFT, "R": -_LEFT, "P": _POSTERIOR, "A": -_POSTERIOR, "H": _HE
 def stack_series(series: Series) -> tuple[tuple[Stack, ...], tuple[Unread, ...]]:
     """Put the frames of a series in order.
 
-    Frames of different orientation, matrix or pixel spacing go to stacks of their own, the largest first.
-    Returns the stacks, and the frames left out because another lies at the same position.
+    Frames of different orientation, matrix or pixel spacing go to stacks of their own, the largest first; so do frames
+    at the same positions that a trait tells apart, such as phases, b-values or echoes.
+    Returns the stacks, and the frames left out because another lies at the same position and nothing tells them apart.
     """
     groups = sorted(_groups(series.frames), key=len, reverse=True)
     stacks, unread = [], []
     for group in groups:
-        stack, left_out = _stack_of(series, group)
-        if len(groups) > 1:
-            note = f"one of {len(groups)} stacks of this series: orientation, matrix or pixel spacing differ"
-            stack = replace(stack, notes=(note, *stack.notes))
-        stacks.append(stack)
-        unread.extend(left_out)
+        for part in _parts(group):
+            stack, left_out = _stack_of(series, part.frames)
+            stacks.append(replace(stack, apart=part.apart))
+            unread.extend(left_out)
     return tuple(stacks), tuple(unread)
 
 
@@ -153,24 +166,22 @@ def _stack_of(series: Series, frames: list[Frame]) -> tuple[Stack, list[Unread]]
     if plane is None:
         return _unplaced_stack(series, frames), []
     normal = _normal(plane)
-    placed = [_Placed(frame, float(np.dot(normal, _position(frame)))) for frame in frames]
     axis = _nearest_axis(normal)
-    placed.sort(key=lambda one: (one.distance_mm, _instance_order(one.frame)))
-    placed, unread = _without_duplicates(series, placed)
+    placed, unread = _without_duplicates(series, _placed(frames, normal))
     if axis == 2:
         placed.reverse()
     spacing = _spacing(placed)
-    gaps = _gaps(placed, spacing)
     tilt = _tilt_degrees(placed, normal)
+    name = _plane_name(normal)
+    straightening = _straightening(series, placed, tilt) if name == "axial" else None
     stack = Stack(
         series=series,
         slices=_number(placed),
-        plane=_plane_name(normal),
-        turn=display_turn(plane.row_cosines, plane.column_cosines),
+        plane=name,
+        turn=replace(display_turn(plane.row_cosines, plane.column_cosines), straightening=straightening),
         slice_spacing_mm=spacing,
-        gaps=gaps,
+        gaps=_gaps(placed, spacing),
         tilt_degrees=tilt,
-        notes=tuple(_notes(series, placed, spacing, gaps, tilt, len(unread))),
     )
     return stack, unread
 
@@ -178,20 +189,13 @@ def _stack_of(series: Series, frames: list[Frame]) -> tuple[Stack, list[Unread]]
 def _unplaced_stack(series: Series, frames: list[Frame]) -> Stack:
     """Order frames that say nothing of their place by number."""
     ordered = sorted(frames, key=_instance_order)
-    if series.modality in PROJECTION_MODALITIES:
-        plane, notes = _projection_plane(frames[0]), []
-    else:
-        plane = _oriented_plane(frames[0].patient_orientation)
-        notes = ["no position: order by instance number, shown as stored, no millimetres along the stack"]
-    if frames[0].pixel_spacing_mm is None:
-        notes.append(_NO_PIXEL_SPACING)
+    is_projection = series.modality in PROJECTION_MODALITIES
     return Stack(
         series=series,
         slices=_number([_Placed(frame, 0.0) for frame in ordered]),
-        plane=plane,
+        plane=_projection_plane(frames[0]) if is_projection else _oriented_plane(frames[0].patient_orientation),
         turn=_projection_turn(frames[0].patient_orientation),
         slice_spacing_mm=None,
-        notes=tuple(notes),
     )
 
 
@@ -209,20 +213,46 @@ def _without_duplicates(series: Series, placed: list[_Placed]) -> tuple[list[_Pl
 
     placed: by distance.
     """
-    within = DUPLICATE_WITHIN_MM
-    steps = [step for step in _steps(placed) if step > within]
-    if steps:
-        within = max(within, DUPLICATE_WITHIN_SPACINGS * statistics.median(steps))
     kept: list[_Placed] = []
     unread: list[Unread] = []
-    for one in placed:
-        if kept and one.distance_mm - kept[-1].distance_mm <= within:
-            first, second = sorted((kept[-1], one), key=lambda each: _instance_order(each.frame))
-            kept[-1] = first
-            unread.append(_same_position(series, second.frame, first.frame))
-        else:
-            kept.append(one)
+    for shared in _positions(placed):
+        first, *others = sorted(shared, key=lambda each: _instance_order(each.frame))
+        kept.append(first)
+        unread.extend(_same_position(series, other.frame, first.frame) for other in others)
     return kept, unread
+
+
+def _parts(frames: list[Frame]) -> tuple[Part, ...]:
+    """Split frames of one orientation where several lie at one position and something tells them apart."""
+    if frames[0].plane is None:
+        return (Part(tuple(AtPlace(frame, frame) for frame in frames)),)
+    shared = _positions(_placed(frames, _normal(frames[0].plane)))
+    return split_places([AtPlace(one.frame, number) for number, together in enumerate(shared) for one in together])
+
+
+def _placed(frames: Iterable[Frame], normal: NDArray[np.float64]) -> list[_Placed]:
+    placed = [_Placed(frame, float(np.dot(normal, _position(frame)))) for frame in frames]
+    return sorted(placed, key=lambda one: (one.distance_mm, _instance_order(one.frame)))
+
+
+def _positions(placed: Sequence[_Placed]) -> list[list[_Placed]]:
+    """Gather the frames that share a position, in the order of `placed`, which is by distance."""
+    within = _same_within_mm(placed)
+    positions: list[list[_Placed]] = []
+    for one in placed:
+        if positions and one.distance_mm - positions[-1][0].distance_mm <= within:
+            positions[-1].append(one)
+        else:
+            positions.append([one])
+    return positions
+
+
+def _same_within_mm(placed: Sequence[_Placed]) -> float:
+    """How near two positions are the same one. Steps that are tiny beside a slice are the table's, not the stack's."""
+    thickness = min((one.frame.slice_thickness_mm or 0.0 for one in placed), default=0.0)
+    jitter = max(DUPLICATE_WITHIN_MM, JITTER_FROM_THICKNESS * thickness)
+    steps = [step for step in _steps(placed) if step > jitter]
+    return max(DUPLICATE_WITHIN_MM, DUPLICATE_WITHIN_SPACINGS * statistics.median(steps)) if steps else jitter
 
 
 def _same_position(series: Series, frame: Frame, kept: Frame) -> Unread:
@@ -290,30 +320,23 @@ def _tilt_degrees(placed: Sequence[_Placed], normal: NDArray[np.float64]) -> flo
     return math.degrees(math.atan2(across, abs(along)))
 
 
-_NO_PIXEL_SPACING = "no (0028,0030) Pixel Spacing: sizes in millimetres are unknown"
-
-
-def _notes(
-    series: Series,
-    placed: Sequence[_Placed],
-    spacing: float | None,
-    gaps: tuple[Gap, ...],
-    tilt_degrees: float,
-    duplicate_count: int,
-) -> list[str]:
-    notes = [f"gap after slice {gap.after_slice}: {gap.missing_mm:.1f} mm missing" for gap in gaps]
-    steps = [step for step in _steps(placed) if spacing and step <= GAP_FROM_SPACINGS * spacing]
-    if spacing and max(abs(step - spacing) for step in steps) > UNEVEN_FROM_SPACINGS * spacing:
-        notes.append(f"uneven slice spacing: {min(steps):.2f} to {max(steps):.2f} mm")
-    if tilt_degrees > TILT_FROM_DEGREES:
-        notes.append(f"gantry tilt {tilt_degrees:.1f}°: slices are shown as acquired")
-    if duplicate_count:
-        notes.append(f"{duplicate_count} frames at positions already taken: the first of each is read")
+def _straightening(series: Series, placed: Sequence[_Placed], tilt_degrees: float) -> Straightening | None:
+    """Find the field of view that holds every slice of a tilted CT once its shear is taken out."""
+    if series.modality != "CT" or not TILT_FROM_DEGREES < tilt_degrees <= TILT_TO_DEGREES:
+        return None
     if placed[0].frame.pixel_spacing_mm is None:
-        notes.append(_NO_PIXEL_SPACING)
-    if series.modality == "CT" and len(placed) < FEWEST_CT_SLICES:
-        notes.append("a single slice" if len(placed) == 1 else f"only {len(placed)} slices")
-    return notes
+        return None
+    origin = _position(placed[0].frame)
+    across, down = zip(*(in_plane_shift_mm(one.frame, origin) for one in placed), strict=True)
+    return Straightening(origin, (min(across), max(across)), (min(down), max(down)))
+
+
+def in_plane_shift_mm(frame: Frame, origin_lps_mm: Vector) -> tuple[float, float]:
+    """Measure how far a frame's first pixel lies from a point, along its rows and along its columns."""
+    if frame.plane is None:
+        return 0.0, 0.0
+    way = np.subtract(frame.plane.position_lps_mm, origin_lps_mm)
+    return float(np.dot(way, frame.plane.row_cosines)), float(np.dot(way, frame.plane.column_cosines))
 
 
 # --- projections -------------------------------------------------------------------------------------------------

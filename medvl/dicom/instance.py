@@ -6,6 +6,7 @@ Whether a series is worth reading is for `kinds`; where frames lie among each ot
 from __future__ import annotations
 
 import math
+import re
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -20,20 +21,22 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 
 from medvl.dicom.elements import integer, items, number, numbers, person, text, texts
-from medvl.dicom.header import BROKEN, PIXEL_DATA, Header, read_header
+from medvl.dicom.header import BROKEN, Header, read_header
+from medvl.dicom.layout import LAYOUT_KEYWORDS, lookup_table, padding_value, palette, read_layout, stored_value
+from medvl.dicom.plain import remembered
 from medvl.dicom.source import open_source, source_size
+from medvl.dicom.suv import SUV_TAGS, SUV_UNIT, Uptake, uptake_of
+from medvl.dicom.tables import voi_windows
+from medvl.dicom.traits import TRAIT_TAGS, Layers, group_layers, traits_of
 from medvl.errors import InputError
 from medvl.records import Frame, PixelLayout, Plane, Source, Vector, Window
 
-NO_PIXELS = "no pixel data"
-MAX_FRAME_PIXELS = 2**27  # the largest mammograms have 2**25; a false header must not claim all memory
 _COSINE_ERROR = 0.01  # of a length or an angle's cosine; headers round to few digits
 _WINDOW_FUNCTIONS: dict[str, Literal["LINEAR", "LINEAR_EXACT", "SIGMOID"]] = {
     "LINEAR": "LINEAR",
     "LINEAR_EXACT": "LINEAR_EXACT",
     "SIGMOID": "SIGMOID",
 }
-_FRAGMENT_BYTES = 8  # at least, for each frame of encapsulated pixels (PS3.5 A.4)
 
 _STUDY = "StudyInstanceUID StudyDate StudyTime StudyDescription AccessionNumber"
 _PATIENT = "PatientID IssuerOfPatientID PatientName PatientBirthDate PatientSex"
@@ -45,18 +48,18 @@ _INSTANCE = (
     "SOPClassUID SOPInstanceUID InstanceNumber AcquisitionNumber AcquisitionDate AcquisitionTime FrameOfReferenceUID "
     "GantryDetectorTilt PatientOrientation ViewPosition Units"
 )
-_PIXELS = (
-    "Rows Columns NumberOfFrames SamplesPerPixel PhotometricInterpretation BitsAllocated BitsStored "
-    "PixelRepresentation PixelPaddingValue PixelPaddingRangeLimit"
-)
 _GEOMETRY = "ImagePositionPatient ImageOrientationPatient PixelSpacing SliceThickness"
 _VALUES = "RescaleSlope RescaleIntercept RescaleType"
 _WINDOWS = "WindowCenter WindowWidth WindowCenterWidthExplanation VOILUTFunction"
 _GROUPS = "SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence"
-_TAGS = tuple(
-    tag_for_keyword(keyword) or 0
-    for part in (_STUDY, _PATIENT, _SERIES, _INSTANCE, _PIXELS, _GEOMETRY, _VALUES, _WINDOWS, _GROUPS)
-    for keyword in part.split()
+_TAGS = (
+    *TRAIT_TAGS,
+    *SUV_TAGS,
+    *(
+        tag_for_keyword(keyword) or 0
+        for part in (_STUDY, _PATIENT, _SERIES, _INSTANCE, _GEOMETRY, _VALUES, _WINDOWS, _GROUPS, LAYOUT_KEYWORDS)
+        for keyword in part.split()
+    ),
 )
 # Enhanced objects keep in these what others have at the top of the header (PS3.3 C.7.6.16.2).
 _PLACE, _TURN, _MEASURES, _RESCALE, _VOI = (
@@ -99,6 +102,7 @@ class SeriesFacts:
     manufacturer: str
     contrast: str
     burned_in_annotation: bool
+    corrections: tuple[str, ...] = ()  # (0028,0051) of PET: ATTN, DECY, …
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +145,7 @@ def _instance_of(source: Source, header: Header) -> Instance:
     frames: tuple[Frame, ...] = ()
     frame_count, because = 1, ""
     try:
-        layout, readable_count = _layout_of(header)
+        layout, readable_count = read_layout(header)
         frame_count = layout.frame_count
         frames = _frames_of(source, header, layout, readable_count)
         if readable_count < frame_count:
@@ -161,6 +165,7 @@ def _instance_of(source: Source, header: Header) -> Instance:
     )
 
 
+@remembered(f"{_STUDY} {_PATIENT}")
 def _study_facts(dataset: Dataset) -> StudyFacts:
     get = partial(text, dataset)
     return StudyFacts(
@@ -177,6 +182,7 @@ def _study_facts(dataset: Dataset) -> StudyFacts:
     )
 
 
+@remembered(f"{_SERIES} CorrectedImage")
 def _series_facts(dataset: Dataset) -> SeriesFacts:
     get = partial(text, dataset)
     return SeriesFacts(
@@ -191,55 +197,8 @@ def _series_facts(dataset: Dataset) -> SeriesFacts:
         manufacturer=get("Manufacturer"),
         contrast=get("ContrastBolusAgent"),
         burned_in_annotation=get("BurnedInAnnotation").upper() == "YES",
+        corrections=tuple(value.upper() for value in texts(dataset, "CorrectedImage")),
     )
-
-
-def _layout_of(header: Header) -> tuple[PixelLayout, int]:
-    """Say how the pixels lie and how many frames are really there.
-
-    Raises InputError, with the reason, over what no pixels can look like.
-    """
-    dataset, pixels = header.dataset, header.pixels
-    if pixels is None:
-        raise InputError(NO_PIXELS)
-    if pixels.tag != PIXEL_DATA:
-        raise InputError("floating-point pixels")
-    pixel_count = _pixel_count(dataset)
-    allocated = integer(dataset, "BitsAllocated")
-    if allocated not in (1, 8, 16, 32):
-        raise InputError(f"impossible (0028,0100) Bits Allocated {allocated}")
-    layout = PixelLayout(
-        transfer_syntax_uid=intern(header.transfer_syntax_uid),
-        offset_bytes=pixels.offset_bytes,
-        length_bytes=pixels.length_bytes,
-        bits_allocated=allocated,
-        bits_stored=min(integer(dataset, "BitsStored") or allocated, allocated),
-        signed=integer(dataset, "PixelRepresentation") == 1,
-        samples_per_pixel=integer(dataset, "SamplesPerPixel") or 1,
-        photometric=intern(text(dataset, "PhotometricInterpretation").upper()),
-        frame_count=max(1, integer(dataset, "NumberOfFrames") or 1),
-    )
-    return layout, _readable_frame_count(layout, pixel_count, header.size_bytes)
-
-
-def _pixel_count(dataset: Dataset) -> int:
-    rows, columns = integer(dataset, "Rows") or 0, integer(dataset, "Columns") or 0
-    if rows < 1 or columns < 1 or rows * columns > MAX_FRAME_PIXELS:
-        raise InputError(f"impossible size ((0028,0010) Rows × (0028,0011) Columns = {rows} × {columns})")
-    return rows * columns
-
-
-def _readable_frame_count(layout: PixelLayout, pixel_count: int, size_bytes: int) -> int:
-    """Count the frames whose bytes are in the file; of encapsulated ones only their possibility is known."""
-    available = size_bytes - layout.offset_bytes
-    if layout.length_bytes is None:
-        if layout.frame_count * _FRAGMENT_BYTES > available:
-            raise InputError(f"claims {layout.frame_count} frames in {available} bytes")
-        return layout.frame_count
-    # Two pixels share their colour samples (PS3.3 C.7.6.3.1.2).
-    samples = 2 if layout.photometric == "YBR_FULL_422" else layout.samples_per_pixel
-    readable = min(available, layout.length_bytes) * 8 // (pixel_count * samples * layout.bits_allocated)
-    return min(readable, layout.frame_count)
 
 
 def _frames_of(source: Source, header: Header, layout: PixelLayout, count: int) -> tuple[Frame, ...]:
@@ -248,29 +207,68 @@ def _frames_of(source: Source, header: Header, layout: PixelLayout, count: int) 
     shared = items(dataset, "SharedFunctionalGroupsSequence")[:1]
     per_frame = items(dataset, "PerFrameFunctionalGroupsSequence")
     base = _frame_base(source, header, layout)
+    voi_tables = voi_windows(lookup_table(dataset, "VOILUTSequence", layout))
     # Frames of a plain multi-frame object cannot all lie where its header says.
     fallback = dataset if layout.frame_count == 1 else Dataset()
+    shared_layers = group_layers(shared)
+    uptake = uptake_of(dataset) if text(dataset, "Modality").upper() == "PT" else Uptake(None)
 
     def frame(index: int) -> Frame:
         groups = (*per_frame[index : index + 1], *shared)
 
         def macro(keyword: str, otherwise: Dataset = dataset) -> Dataset:
-            return next((items(group, keyword)[0] for group in groups if items(group, keyword)), otherwise)
+            return next((found[0] for group in groups if (found := items(group, keyword))), otherwise)
 
         measures, rescale = macro(_MEASURES), macro(_RESCALE)
+        layers = (*group_layers(groups[:-1] if shared else groups), *shared_layers)
         return replace(
-            base,
+            _acquired(base, layers),
             index=index,
             plane=_plane_of(macro(_PLACE, fallback), macro(_TURN, fallback)),
             pixel_spacing_mm=_spacing_of(measures),
             slice_thickness_mm=number(measures, "SliceThickness") or None,
             rescale_slope=number(rescale, "RescaleSlope") or 1.0,
             rescale_intercept=number(rescale, "RescaleIntercept") or 0.0,
-            rescale_unit=_unit_of(dataset, rescale),
-            windows=_windows_of(macro(_VOI)),
+            rescale_unit="" if (wrong := _rescale_flaws(dataset, rescale, layout)) else _unit_of(dataset, rescale),
+            windows=_windows_of(macro(_VOI)) or voi_tables,
+            flaws=(*wrong, *_spacing_flaws(measures)),
+            traits=traits_of(layers, dataset),
         )
 
-    return tuple(frame(index) for index in range(count))
+    return tuple(_in_suv(frame(index), uptake) for index in range(count))
+
+
+def _acquired(base: Frame, layers: Layers) -> Frame:
+    """Say when a frame of an enhanced object was acquired (PS3.3 C.7.6.16.2.2); others are as their header says."""
+    content = next((layer for layer in layers if "FrameAcquisitionDateTime" in layer), Dataset())
+    stamp, acquisition = text(content, "FrameAcquisitionDateTime"), text(content, "FrameAcquisitionNumber")
+    if not stamp and not acquisition:
+        return base
+    return replace(
+        base,
+        acquisition=intern(f"{acquisition} {stamp[:8]}".strip()),
+        acquired_at_s=_seconds(re.split("[+-]", stamp[8:])[0]),
+    )
+
+
+def _in_suv(frame: Frame, uptake: Uptake) -> Frame:
+    """Let a PET frame's rescaled values be SUVbw where the header has all that it takes; else note what is missing."""
+    if uptake.factor is not None and not frame.flaws:
+        factor = uptake.factor
+        return replace(
+            frame,
+            rescale_slope=frame.rescale_slope * factor,
+            rescale_intercept=frame.rescale_intercept * factor,
+            rescale_unit=SUV_UNIT,
+            windows=tuple(_scaled(window, factor) for window in frame.windows if window.table is None),
+        )
+    return replace(frame, flaws=(*frame.flaws, uptake.flaw)) if uptake.flaw else frame
+
+
+def _scaled(window: Window, factor: float) -> Window:
+    """Let a window speak of values in another unit; LINEAR's steps of 1 (PS3.3 C.11.2.1.2.1) are too coarse there."""
+    function = "LINEAR_EXACT" if window.function == "LINEAR" else window.function
+    return replace(window, center=window.center * factor, width=window.width * factor, function=function)
 
 
 def _sop_instance_uid(header: Header) -> str:
@@ -290,8 +288,10 @@ def _frame_base(source: Source, header: Header, layout: PixelLayout) -> Frame:
         columns=integer(dataset, "Columns") or 0,
         layout=layout,
         instance_number=integer(dataset, "InstanceNumber"),
-        padding_value=_stored_value(dataset, "PixelPaddingValue", layout),
-        padding_limit=_stored_value(dataset, "PixelPaddingRangeLimit", layout),
+        modality_table=lookup_table(dataset, "ModalityLUTSequence", layout),
+        palette=palette(dataset, layout),
+        padding_value=padding_value(dataset, layout),
+        padding_limit=stored_value(dataset, "PixelPaddingRangeLimit", layout),
         patient_orientation=texts(dataset, "PatientOrientation"),
         view_position=intern(text(dataset, "ViewPosition").upper()),
         gantry_tilt_degrees=number(dataset, "GantryDetectorTilt"),
@@ -325,12 +325,28 @@ def _spacing_of(measures: Dataset) -> tuple[float, float] | None:
 
 def _unit_of(dataset: Dataset, rescale: Dataset) -> str:
     """Name the unit of rescaled values: "HU" for CT with a rescale that no other type contradicts (PS3.3 C.8.2.1)."""
-    named = text(rescale, "RescaleType").upper()
+    tables = items(dataset, "ModalityLUTSequence")  # its type stands for the rescale type (PS3.3 C.11.1.1.2)
+    named = text(tables[0] if tables else rescale, "ModalityLUTType" if tables else "RescaleType").upper()
     if text(dataset, "Modality").upper() != "CT":
-        return intern(named or text(dataset, "Units").upper())
+        return intern((named if named != "HU" else "") or text(dataset, "Units").upper())
     is_scout = "LOCALIZER" in (value.upper() for value in texts(dataset, "ImageType"))
     is_rescaled = number(rescale, "RescaleSlope") is not None and number(rescale, "RescaleIntercept") is not None
     return intern(named or "HU") if is_rescaled and not is_scout else ""
+
+
+def _rescale_flaws(dataset: Dataset, rescale: Dataset, layout: PixelLayout) -> tuple[str, ...]:
+    """Name what is wrong with a rescale: a slope of 0, or a CT whose lowest value, air, would be 0 HU or more."""
+    slope, intercept = number(rescale, "RescaleSlope"), number(rescale, "RescaleIntercept")
+    if slope == 0:
+        return ("zero_slope",)
+    if text(dataset, "Modality").upper() == "CT" and intercept is not None and intercept >= 0 and not layout.signed:
+        return ("unrescaled",)
+    return ()
+
+
+def _spacing_flaws(measures: Dataset) -> tuple[str, ...]:
+    spacing = numbers(measures, "PixelSpacing")
+    return ("zero_pixel_spacing",) if spacing and min(spacing) <= 0 else ()
 
 
 def _windows_of(voi: Dataset) -> tuple[Window, ...]:
@@ -345,16 +361,6 @@ def _windows_of(voi: Dataset) -> tuple[Window, ...]:
         for center, width, name in pairs
         if center is not None and width is not None and width >= narrowest
     )
-
-
-def _stored_value(dataset: Dataset, keyword: str, layout: PixelLayout) -> int | None:
-    """Read a stored value; some writers leave a negative one unsigned, or write one for unsigned pixels."""
-    value = integer(dataset, keyword)
-    if value is None:
-        return None
-    if layout.signed and value >= 1 << (layout.bits_allocated - 1):
-        return value - (1 << layout.bits_allocated)
-    return value + (1 << layout.bits_allocated) if value < 0 and not layout.signed else value
 
 
 def _seconds(time: str) -> float | None:

@@ -11,9 +11,12 @@ from pydicom.uid import UID, MediaStorageDirectoryStorage, RTImageStorage
 
 from medvl.dicom.geometry import PROJECTION_MODALITIES
 from medvl.dicom.instance import Instance, SeriesFacts
+from medvl.dicom.layout import NO_PIXELS
 
-# Modalities that medvl's prompts speak of. Others are read when asked for by UID.
-READ_MODALITIES = frozenset({"CT", "MR", "CR", "DX", "DR", "RG"})
+# Modalities that are read by default; others when asked for by UID.
+READ_MODALITIES = frozenset({"CT", "MR", "PT", "CR", "DX", "DR", "RG", "MG", "XA", "RF", "US"})
+# Of these, runs of pictures over time are no stack of slices.
+_CINE_MODALITIES = frozenset({"XA", "RF", "US"})
 
 # Pixels that are not a picture of the patient, by the start of the SOP Class UID (PS3.4 B.5).
 _NO_PICTURE = tuple(
@@ -22,6 +25,7 @@ _NO_PICTURE = tuple(
         "11.",  # presentation states
         "9.",  # waveforms
         "30",  # parametric map
+        "4.2",  # MR spectroscopy
         "66",  # registration, fiducials, segmentation
         "67",  # real world value mapping
         "68.",  # surface scan
@@ -29,6 +33,8 @@ _NO_PICTURE = tuple(
         "77.1.6",  # whole slide
         "88.",  # structured reports
         "104.",  # encapsulated documents
+        "90.",  # content assessment results
+        "200.",  # protocols
         "481.",  # radiotherapy, but for its X-rays
     )
 )
@@ -43,6 +49,7 @@ _REFORMAT_WORDS = frozenset(
     }
 )
 _CAPTURE_WORDS = frozenset({"SCREEN SAVE", "SCREENSHOT", "SCREEN", "CAPTURE", "SECONDARY CAPTURE"})
+_MOSAIC_WORDS = frozenset({"MOSAIC"})
 _DOSE_WORDS = frozenset({"DOSE_INFO", "DOSE INFO", "CT_SOM5 PROT", "CT_SOM7 PROT", "PROT"})
 
 _DOSE = re.compile(r"\bdose[ _-]?(report|info|page|record|summary|sheet)|\b(patient|exam) protocol\b", re.IGNORECASE)
@@ -63,10 +70,22 @@ def kind_of(instance: Instance) -> Kind:
     if instance.sop_class_uid == MediaStorageDirectoryStorage:
         return Kind(no_image_because="DICOMDIR index")
     if instance.sop_class_uid.startswith(_NO_PICTURE) and instance.sop_class_uid != RTImageStorage:
-        return Kind(no_image_because=f"not an image ({UID(instance.sop_class_uid).name})")
+        return Kind(no_image_because=_not_an_image(instance.sop_class_uid))
     if not instance.frames:
+        if instance.unread_because == NO_PIXELS and _names_no_image(instance.sop_class_uid):
+            return Kind(no_image_because=_not_an_image(instance.sop_class_uid))
         return Kind(no_image_because=instance.unread_because)
     return Kind(not_read_because=_why_not_worth_reading(instance))
+
+
+def _not_an_image(sop_class_uid: str) -> str:
+    return f"not an image: {UID(sop_class_uid).name.removesuffix(' Storage')}"
+
+
+def _names_no_image(sop_class_uid: str) -> bool:
+    """Tell objects that never have pixels, such as hanging protocols, from images whose pixels got lost."""
+    name = UID(sop_class_uid).name
+    return name != sop_class_uid and "Image" not in name
 
 
 def _why_not_worth_reading(instance: Instance) -> str:
@@ -81,6 +100,12 @@ def _why_not_worth_reading(instance: Instance) -> str:
         return f"derived from other images ({found[0]})"
     if not instance.photometric.startswith("MONOCHROME"):
         return f"colour picture ({instance.photometric or 'no photometric interpretation'})"
+    if words & _MOSAIC_WORDS:
+        return "mosaic: many slices tiled into one picture, in a vendor's own way"
+    if series.modality == "PT" and series.corrections and "ATTN" not in series.corrections:
+        return "PET without attenuation correction"
+    if series.modality in _CINE_MODALITIES and len(instance.frames) > 1 and instance.frames[0].plane is None:
+        return f"cine run of {len(instance.frames)} pictures"
     if series.modality not in READ_MODALITIES:
         return f"modality {series.modality or 'unknown'}, read only when asked for"
     return ""

@@ -6,17 +6,20 @@ Every file ends up in exactly one place: a frame of a series, or unread with a r
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import astuple, dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 
-from pydicom.config import disable_value_validation
-
+from medvl.dicom.attempt import Unreadable
+from medvl.dicom.bulk import read_headers
 from medvl.dicom.header import NOT_DICOM
-from medvl.dicom.instance import NO_PIXELS, Instance, SeriesFacts, StudyFacts, read_instance
+from medvl.dicom.instance import Instance, SeriesFacts, StudyFacts
 from medvl.dicom.kinds import kind_of
+from medvl.dicom.layout import NO_PIXELS
+from medvl.dicom.shelves import HeaderCache
 from medvl.dicom.source import find_sources
 from medvl.errors import InputError
 from medvl.records import Frame, Patient, Scan, Series, Source, Study, Unread
@@ -24,18 +27,26 @@ from medvl.records import Frame, Patient, Scan, Series, Source, Study, Unread
 _KEY_LENGTH = 12  # hexadecimal digits: among a million patients, two share one with a chance of 0.2 %
 
 
-def scan(paths: Sequence[Path], *, progress: Callable[[int], None] | None = None) -> Scan:
+def scan(
+    paths: Sequence[Path],
+    *,
+    progress: Callable[[int], None] | None = None,
+    cache: HeaderCache | None = None,
+    processes: int | None = None,
+) -> Scan:
     """Read the headers of every file under `paths`: folders of any depth, files, a DICOMDIR, zip archives.
 
-    progress: told the number of files seen, after each.
+    progress: told the number of files seen, after each. cache: where headers are kept between scans; a file that has
+    not changed is not opened again. processes: how many may read; None: one for each core. Neither changes the result.
     Studies come newest first, series by number. Raises InputError when a path does not exist.
     """
     found = _Found()
-    # pydicom's warnings quote header values, which may name the patient.
-    with warnings.catch_warnings(), disable_value_validation():
-        warnings.simplefilter("ignore")
-        for count, source in enumerate(find_sources(paths), start=1):
-            found.add(source)
+    with closing(read_headers(find_sources(paths), cache, processes)) as headers:
+        for count, header in enumerate(headers, start=1):
+            if isinstance(header, Unread):
+                found.unread.append(replace(header, lost=True))
+            else:
+                found.add(*header)
             found.file_count = count
             if progress is not None:
                 progress(count)
@@ -53,7 +64,7 @@ def require_images(scan: Scan) -> None:
     listed = "; ".join(f"{reason}: {count}" for reason, count in reasons.most_common(3))
     raise InputError(
         f"No image worth reading among {scan.file_count} files" + (f" ({listed})" if listed else ""),
-        expected="CT, MR or X-ray images are needed",
+        expected="CT, MR, PET, X-ray or ultrasound images are needed",
         todo="Check the path, or name a listed series with --series UID",
     )
 
@@ -84,19 +95,13 @@ class _Found:
     first_names: dict[tuple[str, str], str] = field(default_factory=dict)  # file, by patient and SOP Instance UID
     file_count: int = 0
 
-    def add(self, source: Source | Unread) -> None:
-        if isinstance(source, Unread):
-            self.unread.append(replace(source, lost=True))
-            return
-        try:
-            instance = read_instance(source)
-        except InputError as error:
-            self.unread.append(Unread(source, error.found, lost=error.found != NOT_DICOM))
-            return
-        if instance.study.uid or instance.frames:
-            self._file(instance)
+    def add(self, source: Source, header: Instance | Unreadable) -> None:
+        if isinstance(header, Unreadable):
+            self.unread.append(Unread(source, header.reason, lost=header.reason != NOT_DICOM))
+        elif header.study.uid or header.frames:
+            self._file(header)
         else:
-            self.unread.append(_unread(instance, kind_of(instance).no_image_because))
+            self.unread.append(_unread(header, kind_of(header).no_image_because))
 
     def _file(self, instance: Instance) -> None:
         """Put an instance where it belongs in its study."""
@@ -121,6 +126,7 @@ class _Found:
         return Scan(tuple(studies), tuple(self.unread), self.file_count)
 
 
+@lru_cache(maxsize=256)  # most files belong to the same study as the one before
 def patient_key(facts: StudyFacts) -> str:
     """Hash what identifies a patient: the ID and who issued it, else name and birth date, else the study."""
     if facts.patient_id:
@@ -130,6 +136,7 @@ def patient_key(facts: StudyFacts) -> str:
     return study_key(facts)
 
 
+@lru_cache(maxsize=256)
 def study_key(facts: StudyFacts) -> str:
     """Hash a study's UID, or where it was removed everything else that tells it from others."""
     if facts.uid:

@@ -17,12 +17,14 @@ from medvl.dicom.geometry import PROJECTION_MODALITIES, stack_series
 from medvl.dicom.kernels import kernel_kind
 from medvl.dicom.scan import require_images
 from medvl.errors import SettingsError
-from medvl.records import Frame, Scan, Series, Stack, Study
+from medvl.records import Apart, Frame, Scan, Series, Stack, Study
 
 KernelWish = Literal["sharp", "soft", "any"]
 GOOD_THICKNESS_MM = (1.0, 3.0)
 # Share of a series' extent inside the chosen one: fields of view differ by design, but no slices may be lost.
 COVERED_FROM_LPS = (0.7, 0.7, 0.9)
+MOST_PHASES = 6  # without contrast, arterial, portal venous, delayed and two more; what has more is perfusion or cine
+MOST_OTHERS = 3  # echoes, inversion times, flip angles: what has more is a map's raw data
 _SAME_TIME_S = 5.0  # contrast phases of one patient are at least three times this apart
 
 
@@ -80,6 +82,34 @@ def select_series(
     )
 
 
+def stack_left_out(stack: Stack, wanted: tuple[str, ...]) -> str:
+    """Say why a stack of a series that is read is left out; "" when it is read.
+
+    Series asked for are read with all their stacks. Else of the frames at the same positions those are read that a
+    radiologist looks at: every contrast phase, the lowest and the highest b-value in one direction, magnitudes, and of
+    long rows of times, echoes or heart phases the first, the middle and the last.
+    """
+    if wanted != ("auto",):
+        return ""
+    return next((f"{stack.label}: {reason}" for apart in stack.apart if (reason := _left_out(apart))), "")
+
+
+def _left_out(apart: Apart) -> str:
+    n, count = apart.number, apart.count
+    if apart.trait == "component":
+        return "magnitudes are read" if n > 1 and apart.value in ("PHASE", "IMAGINARY") else ""
+    if apart.trait == "b-value":
+        return "of the b-values the lowest and the highest are read" if 1 < n < count else ""
+    if apart.trait == "direction":
+        return "of the directions the first is read" if n > 1 else ""
+    if apart.trait in ("station", "image type", "stack", "kernel", "dimension"):
+        return ""
+    most = MOST_PHASES if apart.trait == "phase" else MOST_OTHERS
+    if count <= most or n in (1, (count + 1) // 2, count):
+        return ""
+    return f"of more than {most} such stacks the first, the middle and the last are read"
+
+
 def _asked_for(series: Series, reason: str) -> Choice:
     return Choice(series, True, f"{reason}, though {series.not_read_because}" if series.not_read_because else reason)
 
@@ -92,7 +122,8 @@ class _Candidate:
     """A series worth reading and what it is ranked by; smaller is better."""
 
     series: Series
-    stack: Stack
+    stack: Stack  # the largest
+    stack_count: int
     off_axial: bool
     derived: bool
     kernel_misfit: int  # 0 as wished, 1 unknown, 2 the other one
@@ -129,10 +160,12 @@ def _choose(all_series: tuple[Series, ...], kernel_for: Callable[[Series], Kerne
 
 
 def _candidate(series: Series, wish: KernelWish) -> _Candidate:
-    stack = stack_series(series)[0][0]
+    stacks = stack_series(series)[0]
+    stack = max(stacks, key=lambda each: len(each.slices))
     return _Candidate(
         series=series,
         stack=stack,
+        stack_count=len(stacks),
         off_axial=stack.plane not in ("axial", "unknown"),
         derived=series.image_type[:1] == ("DERIVED",),
         kernel_misfit=_kernel_misfit(series, wish),
@@ -159,6 +192,8 @@ def _covers(one: _Candidate, other: _Candidate) -> bool:
     if not _same_acquisition(one.series, other.series):
         return False
     if one.stack.gaps and not other.stack.gaps:
+        return False
+    if one.stack_count < other.stack_count:  # phases that only the other one has
         return False
     ours, theirs = _extent(one.stack), _extent(other.stack)
     if ours is None or theirs is None:

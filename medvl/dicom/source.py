@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+import struct
 import zipfile
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -23,8 +24,13 @@ from medvl.records import Source, Unread
 from medvl.text import clean_text
 
 MAX_MEMBERS = 200_000  # of one archive
+MAX_DIRECTORY_BYTES = 200 * MAX_MEMBERS  # of its list of members, which is read as a whole
 MAX_MEMBER_BYTES = 4 * 1024**3  # once inflated
+# Pictures deflate to a half or a third, empty ones to a thousandth (as far as deflate goes); those are never large.
+MAX_INFLATION = 200  # of members above SMALL_MEMBER_BYTES
+SMALL_MEMBER_BYTES = 64 * 1024**2
 _SYSTEM_FILES = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})  # of file managers; nobody misses them
+_END_RECORDS_BYTES = 22 + 65535 + 76  # the last record with its longest comment, and a zip64's two
 _BUFFER_BYTES = 16 * 1024  # most headers end before
 
 
@@ -71,6 +77,8 @@ def _find_files(path: Path) -> Iterator[tuple[Path | str, str]]:
     """Yield (file, name), or (reason it is not read, name)."""
     if path.is_dir():
         yield from _walk(path)
+    elif because := _why_not_followed(path, path.resolve().parent):  # a pipe never ends, nor does /dev/zero
+        yield because, path.name
     elif path.name.upper() == "DICOMDIR":  # a file-set's index always has this name (PS3.10 8.6)
         yield from _listed_in(path)
     else:
@@ -78,17 +86,38 @@ def _find_files(path: Path) -> Iterator[tuple[Path | str, str]]:
 
 
 def _walk(folder: Path) -> Iterator[tuple[Path | str, str]]:
+    """Yield what is in a folder, then what is in the folders inside; links to folders come first, and are not entered.
+
+    The system's listing says what kind most files are, so that ten thousand of them are not asked one by one.
+    """
     root = folder.resolve()
-    unreadable: list[OSError] = []
-    for parent, folders, files in os.walk(folder, onerror=unreadable.append):
-        folders.sort()
-        links = [name for name in folders if Path(parent, name).is_symlink()]
-        for name in [*links, *sorted(files)]:
-            if name not in _SYSTEM_FILES:
-                path = Path(parent, name)
-                yield (_why_not_followed(path, root) or path), path.relative_to(folder).as_posix()
-    for error in unreadable:
-        yield f"folder cannot be read ({error.strerror})", os.path.relpath(error.filename, folder)
+    unreadable: list[tuple[str, OSError]] = []
+    waiting = [(folder, "")]  # with what leads their names, the next one last
+    while waiting:
+        parent, lead = waiting.pop()
+        try:
+            with os.scandir(parent) as listing:
+                entries = sorted(listing, key=lambda entry: entry.name)
+        except OSError as error:
+            unreadable.append((lead.rstrip("/") or ".", error))
+            continue
+        folders = [entry for entry in entries if _is_folder(entry)]
+        links = [entry for entry in folders if entry.is_symlink()]
+        for entry in [*links, *(entry for entry in entries if entry not in folders)]:
+            if entry.name not in _SYSTEM_FILES:
+                path = parent / entry.name
+                ordinary = entry.is_file(follow_symlinks=False)
+                yield path if ordinary else (_why_not_followed(path, root) or path), lead + entry.name
+        waiting += [(parent / each.name, f"{lead}{each.name}/") for each in reversed(folders) if each not in links]
+    for name, failure in unreadable:
+        yield f"folder cannot be read ({failure.strerror})", name
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _why_not_followed(path: Path, root: Path) -> str:
@@ -105,7 +134,7 @@ def _why_not_followed(path: Path, root: Path) -> str:
 
 def _sources_of(source: Source) -> Iterator[Source | Unread]:
     """Yield the file itself, or the members when it is an archive."""
-    if source.path.suffix.lower() != ".zip":
+    if not str(source.path).lower().endswith(".zip"):
         yield source
         return
     try:
@@ -116,6 +145,9 @@ def _sources_of(source: Source) -> Iterator[Source | Unread]:
     if len(members) > MAX_MEMBERS:
         yield Unread(source, f"zip archive with {len(members)} members, more than {MAX_MEMBERS}")
         return
+    if sum(member.compress_size for member in members) > source_size(source):
+        yield Unread(source, "zip archive whose members overlap")  # one byte would be inflated again and again
+        return
     for member in members:
         if not member.is_dir() and Path(member.filename).name not in _SYSTEM_FILES:
             yield _member_source(source, member)
@@ -125,8 +157,12 @@ def _member_source(archive: Source, member: zipfile.ZipInfo) -> Source | Unread:
     source = Source(archive.path, f"{archive.name}/{_shown(member.filename)}", member.filename)
     if member.flag_bits & 0x1:
         return Unread(source, "encrypted in the zip archive")
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others inflate without a bound
+        return Unread(source, "neither stored nor deflated in the zip archive")
     if member.file_size > MAX_MEMBER_BYTES:
         return Unread(source, f"claims {member.file_size} bytes once inflated")
+    if member.file_size > max(SMALL_MEMBER_BYTES, MAX_INFLATION * member.compress_size):
+        return Unread(source, f"claims to inflate from {member.compress_size} to {member.file_size} bytes")
     return source
 
 
@@ -137,7 +173,30 @@ def _archive_of(path: Path) -> zipfile.ZipFile:
 
 @lru_cache(maxsize=2)  # reading the directory of a large archive again for each member would be quadratic
 def _open_archive(path: Path, _mtime_ns: int, _size: int) -> zipfile.ZipFile:
+    if _directory_bytes(path) > MAX_DIRECTORY_BYTES:
+        raise zipfile.BadZipFile("its list of members is too long")
     return zipfile.ZipFile(path)
+
+
+def _directory_bytes(path: Path) -> int:
+    """Tell how long a zip's list of members claims to be, 0 where there is none (APPNOTE 4.3.14 to 4.3.16)."""
+    with path.open("rb") as file:
+        length = file.seek(0, os.SEEK_END)
+        file.seek(max(0, length - _END_RECORDS_BYTES))
+        tail = file.read()
+    end = tail.rfind(b"PK\5\6")
+    if end < 0:
+        return 0
+    size: int = struct.unpack_from("<L", tail, end + 12)[0]
+    large = end - 76  # a zip64's own record and the locator that leads to it come before
+    if large >= 0 and tail[large : large + 4] == b"PK\6\6":
+        size = max(size, struct.unpack_from("<Q", tail, large + 40)[0])
+    return size
+
+
+def forget_archives() -> None:
+    """Close the archives that were kept open for their next member."""
+    _open_archive.cache_clear()
 
 
 def _listed_in(index: Path) -> Iterator[tuple[Path | str, str]]:

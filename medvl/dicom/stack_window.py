@@ -5,16 +5,25 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from medvl.dicom.frames import FrameError, load_stored, padding_range
-from medvl.dicom.window import is_padding, percentile_window, rescale
+from medvl.dicom.frames import FrameError, load_rescaled
+from medvl.dicom.suv import SUV_UNIT
+from medvl.dicom.window import percentile_window
 from medvl.records import Frame, Stack, Window
 
 SAMPLED_SLICES = 5
+# SUVbw from 0 to 7, as is customary for FDG. High uptake is bright, unlike on film: pictures of all modalities are read
+# with the same sense of grey.
+SUV_WINDOW = Window(3.5, 7.0, "SUV", "LINEAR_EXACT")
 
 
 def header_window(stack: Stack) -> Window | None:
     """Take the first window in the header of the stack's middle slice; None if there is none."""
     return next(iter(stack.slices[len(stack.slices) // 2].frame.windows), None)
+
+
+def uptake_window(stack: Stack) -> Window | None:
+    """Take the window for uptake; None where the stack's values are not all SUVbw."""
+    return SUV_WINDOW if all(each.frame.rescale_unit == SUV_UNIT for each in stack.slices) else None
 
 
 def measured_window(stack: Stack) -> Window:
@@ -39,7 +48,5 @@ def measured_window(stack: Stack) -> Window:
 
 def _anatomy(frame: Frame) -> NDArray[np.float32]:
     """Rescaled values of one frame in no particular order, without padding."""
-    stored = load_stored(frame)
-    padding = padding_range(frame)
-    kept = stored.ravel() if padding is None else stored[~is_padding(stored, padding)]
-    return rescale(kept, frame.rescale_slope, frame.rescale_intercept)
+    values, nothing = load_rescaled(frame)
+    return np.asarray(values[~nothing])

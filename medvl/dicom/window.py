@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvl.errors import SettingsError, WindowError
-from medvl.records import Window
+from medvl.records import LookupTable, Window
 
 Stored = NDArray[Any]
-PaddingRange = tuple[int, int]  # lowest and highest stored value that marks "nothing here"
+PaddingRange = tuple[float, float]  # lowest and highest stored value that marks "nothing here"
 
 # WL and WW in HU as taught on radiopaedia.org, "Windowing (CT)".
 PRESETS: Mapping[str, Window] = MappingProxyType(
@@ -88,9 +88,12 @@ def apply_window(values: NDArray[np.float32], window: Window) -> NDArray[np.uint
     values: any shape, HU for CT; left untouched.
     Returns the same shape; 0 is black, 255 is white.
     Raises WindowError if no picture can be made with the window.
-    Source: DICOM PS3.3 C.11.2.1.2.1 (LINEAR), C.11.2.1.3.1 (SIGMOID), C.11.2.1.3.2 (LINEAR_EXACT).
+    Source: DICOM PS3.3 C.11.2.1.1 (table), C.11.2.1.2.1 (LINEAR), C.11.2.1.3.1 (SIGMOID), C.11.2.1.3.2 (LINEAR_EXACT).
     """
     check_window(window)
+    if window.table is not None:
+        entries = look_up(window.table, np.rint(values)).astype(np.float32)
+        return _to_grey(entries / np.float32((1 << window.table.bits) - 1))
     if window.function == "SIGMOID":
         # Beyond ±30 the curve is flat to the last grey level, and exp() would overflow.
         exponent = np.clip((window.center - values) * (4 / window.width), -30, 30)
@@ -102,12 +105,24 @@ def apply_window(values: NDArray[np.float32], window: Window) -> NDArray[np.uint
     return _to_grey((values - np.float32(center - width / 2)) / np.float32(width))
 
 
-def rescale(stored: Stored, slope: float, intercept: float) -> NDArray[np.float32]:
-    """Turn stored values into rescaled values (PS3.3 C.11.1.1.2); HU for CT."""
-    values = stored.astype(np.float32)
+def rescale(stored: Stored, slope: float, intercept: float, table: LookupTable | None = None) -> NDArray[np.float32]:
+    """Turn stored values into rescaled values; HU for CT.
+
+    table: a modality LUT, which comes before slope and intercept (PS3.3 C.11.1).
+    """
+    values = (stored if table is None else look_up(table, stored)).astype(np.float32)
     values *= np.float32(slope)
     values += np.float32(intercept)
     return values
+
+
+def look_up(table: LookupTable, values: NDArray[Any]) -> NDArray[np.uint16]:
+    """Give each whole value its entry; values before the first or after the last take that one's (PS3.3 C.11.1.1.1).
+
+    values: any shape. Returns the same shape.
+    """
+    entries = np.frombuffer(table.values, "<u2")
+    return entries[np.clip(values.astype(np.int64) - table.first, 0, len(entries) - 1)]
 
 
 def is_padding(stored: Stored, padding: PaddingRange) -> NDArray[np.bool_]:
@@ -120,7 +135,13 @@ def is_padding(stored: Stored, padding: PaddingRange) -> NDArray[np.bool_]:
 
 @lru_cache(maxsize=64)  # 64 kB each; a PET series may rescale every slice differently
 def grey_table(
-    slope: float, intercept: float, window: Window, signed: bool, padding: PaddingRange | None, invert: bool
+    slope: float,
+    intercept: float,
+    window: Window,
+    signed: bool,
+    padding: PaddingRange | None,
+    invert: bool,
+    modality_table: LookupTable | None = None,
 ) -> NDArray[np.uint8]:
     """Compute the grey level of every 16-bit stored value, so that a whole picture is one look-up.
 
@@ -129,7 +150,7 @@ def grey_table(
     Raises WindowError if no picture can be made with the window.
     """
     stored = np.arange(65536, dtype=np.uint16).view(np.int16 if signed else np.uint16)
-    table = apply_window(rescale(stored, slope, intercept), window)
+    table = apply_window(rescale(stored, slope, intercept, modality_table), window)
     if invert:
         np.subtract(255, table, out=table)
     if padding is not None:

@@ -10,6 +10,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +24,7 @@ from medvl.records import Vector
 
 FORMAT = 1
 _DATE, _TIME = "20200101", "120000"
+_ONE_ENCODER = Lock()  # OpenJPEG's encoder crashes the process when several threads are in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,8 @@ def write_study(
     def write(index: int) -> None:
         dataset = slice_dataset(phantom, acquisition, index)
         if transfer_syntax != ExplicitVRLittleEndian:
-            dataset.compress(transfer_syntax, generate_instance_uid=False)
+            with _ONE_ENCODER:
+                dataset.compress(transfer_syntax, generate_instance_uid=False)
         dataset.save_as(folder / f"ct_{dataset.InstanceNumber:04d}.dcm", enforce_file_format=True)
 
     try:

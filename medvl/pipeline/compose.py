@@ -34,6 +34,7 @@ from medvl.report.document import (
     ViewReport,
 )
 from medvl.report.images import contact_sheet, encode_image
+from medvl.report.notes import report_note
 from medvl.settings import Language
 from medvl.text import counted
 
@@ -137,20 +138,30 @@ def report_series(
     A series that holds several stacks is reported once for each, since slices are numbered in their stack; frames
     outside every stack come with the first.
     """
-    left_out = {_unread_key(each): each.reason for each in planned.unread}
+    left_out = {_unread_key(each): each.reason for each in (*planned.unread, *planned.refused)}
     reasons = _frames_failed(views) | left_out
     read = _frames_read(views)
     reports = []
     for choice in planned.choices:
-        stacks = [stack for stack in planned.stacks if stack.series.uid == choice.series.uid]
+        stacks, said = _stacks_of(planned, choice)
         placed = {frame_key(each.frame) for stack in stacks for each in stack.slices}
         outside = [frame for frame in choice.series.frames if frame_key(frame) not in placed]
         for i, stack in enumerate(stacks or [None]):
             frames = [each.frame for each in stack.slices] if stack else []
-            fates = _fates([*frames, *(outside if i == 0 else [])], stack, read, reasons, choice)
+            fates = _fates([*frames, *(outside if i == 0 else [])], stack, read, reasons, said[i])
             own = {i: view for i, view in enumerate(views) if view.planned.view.stack is stack}
-            reports.append(_series_report(choice, stack, fates, own, sheets))
+            reports.append(_series_report(said[i], stack, fates, own, sheets))
     return tuple(reports)
+
+
+def _stacks_of(planned: PlannedStudy, choice: Choice) -> tuple[list[Stack], list[Choice]]:
+    """List the stacks of a series, those to read first, with what is said of each; a series without: what of it."""
+    stacks = [stack for stack in planned.stacks if stack.series.uid == choice.series.uid]
+    said = [replace(choice, reason=": ".join(filter(None, (stack.label, choice.reason)))) for stack in stacks]
+    aside = [each for each in planned.set_aside if each.stack.series.uid == choice.series.uid]
+    stacks += [each.stack for each in aside]
+    said += [replace(choice, read=False, reason=each.reason) for each in aside]
+    return stacks, said or [choice]
 
 
 def unread_files(planned: PlannedStudy) -> tuple[UnreadFile, ...]:
@@ -180,6 +191,9 @@ def study_warnings(planned: PlannedStudy, views: Sequence[ViewReadings]) -> tupl
         if left_out:
             frames = counted(left_out, "frame")
             warnings.append(f"{frames} of {name} at positions already taken: not read, and perhaps another phase")
+        refused = sum(each.series_uid == series.uid for each in planned.refused)
+        if refused:
+            warnings.append(f"{counted(refused, 'slice')} of {name} not read: --strict reads no stack with a note")
         if series.burned_in_annotation:
             warnings.append(
                 f"{name} has (0028,0301) Burned In Annotation: its pictures may show who the patient is, "
@@ -195,7 +209,7 @@ def count_slices(planned: PlannedStudy, series: Sequence[SeriesReport]) -> tuple
     a series that was not chosen.
     """
     fates = [fate for each in series if each.chosen for fate in each.slices if fate.slice is not None]
-    left_out = {each.uid for each in series if not each.chosen}
+    left_out = {each.uid for each in series} - {each.uid for each in series if each.chosen}
     lost = sum(each.frame_count for each in planned.study.unread if each.lost and each.series_uid not in left_out)
     return sum(1 for fate in fates if fate.read_in), len(fates) + lost
 
@@ -279,7 +293,7 @@ def _series_report(
         pixel_spacing_mm=first.pixel_spacing_mm,
         chosen=choice.read,
         reason=choice.reason,
-        notes=stack.notes if stack else (),
+        notes=tuple(report_note(note) for note in stack.notes) if stack else (),
         views=tuple(_view_report(view, sheets.get(i, "")) for i, view in views.items()),
         slices=fates,
     )

@@ -177,6 +177,9 @@ def _really_used(readings: Sequence[ChunkReading], expected: ReaderIdentity) -> 
 
 
 def _status(series: Sequence[SeriesReport], counts: tuple[int, int]) -> ReportStatus:
+    chosen = [each for each in series if each.chosen]
+    if chosen and not any(each.views for each in chosen):  # --strict left nothing to read, now or later
+        return "nothing"
     missing = any(view.chunks_read < view.chunk_count for each in series for view in each.views)
     if missing or counts[0] < counts[1]:
         return "partial"
@@ -199,7 +202,9 @@ def _device_planned_for(path: Path, here: Device) -> Device:
 def _settings_shown(settings: Settings, plan: Plan) -> tuple[tuple[str, str], ...]:
     """Settings as asked for, and what the plan made of them; folders are left out, since they may name a patient."""
     asked = {field.name: getattr(settings, field.name) for field in fields(settings)}
-    shown = {name: value for name, value in asked.items() if name not in ("output", "force") and value is not None}
+    shown = {
+        name: value for name, value in asked.items() if name not in ("output", "force", "cache") and value is not None
+    }
     shown |= {"prompt": Path(settings.prompt).name} if settings.prompt else {}
     shown |= {"model": Path(settings.model).name if Path(settings.model).exists() else settings.model}
     shown |= {"chunk_length": plan.chunk_length, "overlap": plan.overlap}

@@ -63,6 +63,7 @@ def wanted_views(settings: Settings, preferences: Preferences) -> Wanted:
         slab=settings.slab or preferences.slab or "auto",
         prompt=settings.prompt or preferences.prompt,
         language=settings.language,
+        strict=settings.strict,
     )
 
 

@@ -45,4 +45,5 @@ class RunOutcome:
         statuses = {study.status for study in self.studies}
         if statuses <= {"nothing", "failed"}:
             return InputError.exit_status
-        return ReadingError.exit_status if self.lost_count or statuses & {"partial", "failed"} else 0
+        refused = any(study.status == "nothing" and study.slices_found for study in self.studies)
+        return ReadingError.exit_status if self.lost_count or refused or statuses & {"partial", "failed"} else 0

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from medvl.dicom.scan import scan
 from medvl.dicom.select import wanted_studies
+from medvl.dicom.shelves import HeaderCache
 from medvl.errors import InputError, PrecisionError
 from medvl.ledger import lock
 from medvl.pipeline.job import Desk, StudyJob
@@ -39,12 +40,17 @@ class StudyRun:
         settings: Settings,
         store: Path,
         *,
+        cache: HeaderCache | None = None,
         watcher: Watcher | None = None,
         open_reader: OpenReader | None = None,
         device: Device | None = None,
     ) -> None:
-        """store: where medvl keeps its own copies of models. open_reader: another reader than the local model."""
+        """store: where medvl keeps its own copies of models. cache: where headers are kept between scans.
+
+        open_reader: another reader than the local model.
+        """
         self._settings = settings
+        self._cache = cache
         self._store = store
         self._watcher: Watcher = watcher or Silence()
         self._open_other = open_reader
@@ -60,7 +66,7 @@ class StudyRun:
         A study that fails does not stop the others. Raises InputError if nothing is readable, ModelError if the model
         is missing, OutputError, SettingsError; KeyboardInterrupt after a partial report is written.
         """
-        found = scan(paths, progress=self._watcher.scanned)
+        found = scan(paths, progress=self._watcher.scanned, cache=self._cache)
         asked_for = wanted_studies(found, self._settings.series)
         model = choose_model(self._settings, self._store)
         wanted = wanted_views(self._settings, model.preferences)

@@ -5,21 +5,28 @@ Decides from headers; only a percentile window needs pixels. Knows no model and 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from medvl.dicom.gate import note_stacks
 from medvl.dicom.geometry import auto_slab_mm, slabs, stack_series
-from medvl.dicom.select import Choice, KernelWish, select_series
-from medvl.dicom.stack_window import header_window, measured_window
+from medvl.dicom.scan import unread_frames
+from medvl.dicom.select import Choice, KernelWish, select_series, stack_left_out
+from medvl.dicom.stack_window import header_window, measured_window, uptake_window
 from medvl.dicom.window import parse_windows
 from medvl.errors import SettingsError, WindowError
 from medvl.planning.chunks import overlap_for, plan_chunks
 from medvl.prompts import Prompt, Prompts, choose_prompt, load_prompt
 from medvl.records import Rendering, Series, Stack, Study, Unread, View, Window
+from medvl.report.notes import note_text
+from medvl.report.words import words_of
 from medvl.settings import Language
 
 DEFAULT_SIZE_PX = 512
 MAX_SIZE_PX = 2048
-_WINDOWS_OF_THE_STACK = ("auto", "header", "percentile")  # numbers come from the slices themselves
+_WINDOWS_OF_THE_STACK = ("auto", "header", "percentile", "suv")  # numbers come from the slices themselves
+# Where a prompt names no window. MR values have no scale, and each slice's header may name a window of its own.
+_OWN_WINDOWS = {"MR": "percentile", "PT": "suv"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +39,7 @@ class Wanted:
     slab: str = "auto"
     prompt: str | None = None
     language: Language = "en"
+    strict: bool = False  # leave out every stack with a note
 
     def __post_init__(self) -> None:
         if self.size_px % 32 or not 32 <= self.size_px <= MAX_SIZE_PX:
@@ -54,6 +62,14 @@ class PlannedView:
 
 
 @dataclass(frozen=True, slots=True)
+class SetAside:
+    """A stack of a chosen series that is not among those to read, and why."""
+
+    stack: Stack
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class PlannedStudy:
     """One study, ready to be read."""
 
@@ -62,6 +78,8 @@ class PlannedStudy:
     stacks: tuple[Stack, ...]
     views: tuple[PlannedView, ...]
     unread: tuple[Unread, ...]  # frames of chosen series that have no place in a stack
+    refused: tuple[Unread, ...] = ()  # slices of stacks that --strict leaves out
+    set_aside: tuple[SetAside, ...] = ()  # other stacks of chosen series
 
     @property
     def slice_count(self) -> int:
@@ -82,16 +100,40 @@ def plan_views(study: Study, wanted: Wanted, prompts: Prompts) -> PlannedStudy:
     stacks: list[Stack] = []
     views: list[PlannedView] = []
     unread: list[Unread] = []
+    refused: list[Unread] = []
+    set_aside: list[SetAside] = []
     for choice in choices:
         if choice.read:
-            found, left_out = stack_series(choice.series)
-            stacks += found
+            found, left_out = judged_stacks(study, choice.series)
             unread += left_out
             several = len(found) > 1
             for i, stack in enumerate(found):
-                name = f"stack {i + 1}, " if several else ""  # a view's name tells its stack, too
+                if reason := stack_left_out(stack, wanted.series):
+                    set_aside.append(SetAside(stack, f"{reason}; --series {stack.series.uid} reads all"))
+                    continue
+                stacks.append(stack)
+                if wanted.strict and stack.notes:
+                    refused += _refused(stack)
+                    continue
+                name = f"{_stack_name(i, stack)}, " if several else ""  # a view's name tells its stack, too
                 views += _views_of(study, stack, name, wanted, prompts)
-    return PlannedStudy(study, choices, tuple(stacks), tuple(views), tuple(unread))
+    return PlannedStudy(study, choices, tuple(stacks), tuple(views), tuple(unread), tuple(refused), tuple(set_aside))
+
+
+def judged_stacks(study: Study, series: Series) -> tuple[tuple[Stack, ...], tuple[Unread, ...]]:
+    """Put the frames of a series in order and note what is unusual; also return the frames left out."""
+    stacks, left_out = stack_series(series)
+    return note_stacks(series, stacks, left_out, study.unread), left_out
+
+
+def _refused(stack: Stack) -> Iterator[Unread]:
+    words = words_of("en")
+    reason = f"--strict: {'; '.join(note_text(note, words) for note in stack.notes)}"
+    return unread_frames((each.frame for each in stack.slices), reason, stack.series.uid)
+
+
+def _stack_name(index: int, stack: Stack) -> str:
+    return f"stack {index + 1} ({stack.label})" if stack.label else f"stack {index + 1}"
 
 
 def cut_chunks(planned: PlannedStudy, length: int) -> PlannedStudy:
@@ -108,12 +150,17 @@ def _views_of(study: Study, stack: Stack, name: str, wanted: Wanted, prompts: Pr
     prompt, reason = _prompt_for(study, stack.series, wanted, prompts)
     slab_mm = _slab_mm(wanted.slab, stack)
     cut = slabs(stack, slab_mm)
-    names = prompt.windows or ("header",) if wanted.windows == ("auto",) else wanted.windows
+    names = _own_windows(prompt, stack) if wanted.windows == ("auto",) else wanted.windows
     renderings = {tuple(w.label for w in r.windows): r for r in (_rendering(n, stack, wanted.size_px) for n in names)}
     return [
         PlannedView(View(stack, rendering, cut, (), name + _view_name(rendering)), prompt, reason, slab_mm)
         for rendering in renderings.values()
     ]
+
+
+def _own_windows(prompt: Prompt, stack: Stack) -> tuple[str, ...]:
+    named = prompt.windows or ("header",)
+    return (_OWN_WINDOWS.get(stack.series.modality, "header"),) if named == ("header",) else named
 
 
 def _prompt_for(study: Study, series: Series, wanted: Wanted, prompts: Prompts) -> tuple[Prompt, str]:
@@ -137,11 +184,14 @@ def _rendering(name: str, stack: Stack, size_px: int) -> Rendering:
 
 
 def _windows(name: str, stack: Stack) -> tuple[Window, ...]:
-    """Presets speak of HU. Where values are something else, the header's window stands in, and else a measured one."""
+    """Presets speak of HU. Where values are something else, the modality's own window stands in, or the header's."""
     if name not in _WINDOWS_OF_THE_STACK:
         windows = parse_windows(name)
         if not windows[0].name or stack.slices[0].frame.rescale_unit == "HU":
             return windows
+        name = _OWN_WINDOWS.get(stack.series.modality, "header")
+    if name == "suv":
+        return (uptake_window(stack) or measured_window(stack),)
     own = header_window(stack) if name != "percentile" else None
     return (replace(own, name="header") if own else measured_window(stack),)
 

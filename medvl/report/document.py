@@ -57,6 +57,16 @@ class ViewReport:
 
 
 @dataclass(frozen=True, slots=True)
+class NoteReport:
+    """Something unusual about a stack, and what was done about it."""
+
+    code: str
+    values: dict[str, float | str]
+    text: str  # in English, whatever the report's language; other languages are worded from code and values
+    action: str
+
+
+@dataclass(frozen=True, slots=True)
 class SeriesReport:
     """One series of the study and the fate of every frame found in it."""
 
@@ -74,7 +84,7 @@ class SeriesReport:
     pixel_spacing_mm: tuple[float, float] | None
     chosen: bool
     reason: str  # why it was read or not
-    notes: tuple[str, ...]
+    notes: tuple[NoteReport, ...]
     views: tuple[ViewReport, ...]
     slices: tuple[SliceFate, ...]
 

@@ -15,6 +15,7 @@ from medvl.files import write_private
 from medvl.records import Finding
 from medvl.report.formats import clock, dash, decimal, duration, iso_date, person_name, plain_text, utc_minute, whole_mm
 from medvl.report.identity import deidentified
+from medvl.report.notes import note_action, note_text
 from medvl.report.present import StudyPage, StudyRow, study_pages, study_rows
 from medvl.report.schema import Summary
 from medvl.report.words import Words, words_of
@@ -124,6 +125,8 @@ def _environment() -> Environment:
         "date": iso_date,
         "decimal": decimal,
         "duration": duration,
+        "note": note_text,
+        "note_action": note_action,
         "numbers_from_one": _numbers_from_one,
         "person": person_name,
         "rect": _rect,

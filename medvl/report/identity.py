@@ -24,6 +24,7 @@ _KEPT = {
     "plane",
     "status",
     "language",
+    "code",
 }
 _KEPT |= {"written_by", "fingerprint", "prompt_digest", "versions"}
 
@@ -65,6 +66,8 @@ def _strip(value: Any, secrets: re.Pattern[str]) -> Any:
             return secrets.sub(REMOVED, value)
         case tuple():
             return tuple(_strip(item, secrets) for item in value)
+        case dict():
+            return {key: _strip(item, secrets) for key, item in value.items()}
         case Patient():
             return Patient(sex=value.sex, key=value.key)
         case StudyFacts():

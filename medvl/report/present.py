@@ -107,7 +107,8 @@ class StudyPage:
     def series_read(self) -> str:
         """The series the model looked at, in a few words."""
         chosen = [series for series in self.document.series if series.chosen]
-        return "; ".join(f"{dash(s.number)} {s.description}".strip() for s in chosen)
+        named = {series.uid: f"{dash(series.number)} {series.description}".strip() for series in chosen}
+        return "; ".join(named.values())  # a series of several stacks once
 
     @property
     def born(self) -> str:

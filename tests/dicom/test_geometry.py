@@ -50,7 +50,6 @@ def test_axial_slices_run_from_the_head_down_whatever_files_and_numbers_say(tmp_
     assert [one.distance_mm for one in stack.slices] == [17.5, 15.0, 12.5, 10.0]  # z in mm
     assert [one.number for one in stack.slices] == [1, 2, 3, 4]
     assert stack.slice_spacing_mm == 2.5
-    assert stack.notes == ()
 
 
 def test_coronal_slices_run_from_anterior_and_are_labelled_with_y(tmp_path):
@@ -71,7 +70,6 @@ def test_frames_without_position_keep_their_instance_numbers_order(tmp_path):
     stack, _ = stack_of_files(tmp_path, count=3, position=None, instance_number=lambda index: 3 - index)
     assert [one.frame.instance_number for one in stack.slices] == [1, 2, 3]
     assert stack.slice_spacing_mm is None
-    assert stack.notes[0].startswith("no position: order by instance number")
 
 
 @pytest.mark.parametrize(("degrees", "plane"), [(29, "axial"), (31, "oblique")])
@@ -147,7 +145,7 @@ def test_any_stored_turn_and_file_order_give_one_display(plane, stored, order):
 def test_projections_are_turned_by_patient_orientation(orientation, plane, turn):
     frame = replace(a_frame(None, AXIAL), patient_orientation=orientation)
     (stack,), _ = stack_series(a_series([frame], "DX"))
-    assert (stack.plane, stack.turn, stack.notes) == (plane, turn, ())
+    assert (stack.plane, stack.turn) == (plane, turn)
 
 
 @pytest.mark.parametrize(("view", "plane"), [("PA", "projection"), ("LL", "other projection")])
@@ -180,7 +178,6 @@ def test_a_missing_position_is_a_gap(tmp_path):
     stack, _ = stack_of_files(tmp_path, count=5, gap_at=2)
     assert stack.gaps == (Gap(after_slice=3, missing_mm=2.5),)
     assert stack.slice_spacing_mm == 2.5
-    assert stack.notes == ("gap after slice 3: 2.5 mm missing",)
 
 
 def test_a_position_taken_twice_keeps_the_lower_instance_number(tmp_path):
@@ -198,19 +195,35 @@ def test_slices_a_tenth_of_the_spacing_apart_are_not_one_position():
     assert len(stack.slices) == 4
 
 
-def test_uneven_spacing_is_noted():
+def test_uneven_spacing_is_no_gap():
     stack = axial_stack(0, 2.0, 4.0, 6.6, 8.6)
     assert stack.slice_spacing_mm == pytest.approx(2.0)
     assert stack.gaps == ()
-    assert stack.notes == ("uneven slice spacing: 2.00 to 2.60 mm",)
 
 
 def test_gantry_tilt_is_measured(tmp_path):
     stack, _ = stack_of_files(tmp_path, count=4, tilt_degrees=12.0)
     assert stack.tilt_degrees == pytest.approx(12.0, abs=0.01)
-    assert stack.notes == ("gantry tilt 12.0°: slices are shown as acquired",)
     # Steps of 2.5 mm along z are shorter along the tilted normal: 2.5 × cos 12° = 2.445 mm.
     assert stack.slice_spacing_mm == pytest.approx(2.445, abs=0.001)
+
+
+def test_a_tilted_stack_shares_one_field_of_view(tmp_path):
+    # From the head down, each 2.5 mm along z drifts by 2.5 × sin 12° = 0.52 mm along the columns: three steps, 1.56 mm.
+    stack, _ = stack_of_files(tmp_path, count=4, tilt_degrees=12.0)
+    field = stack.turn.straightening
+    assert field is not None
+    assert field.across_mm == pytest.approx((0, 0), abs=1e-6)
+    assert field.down_mm[1] - field.down_mm[0] == pytest.approx(1.559, abs=0.001)
+    assert 0 in field.down_mm
+
+
+@pytest.mark.parametrize(
+    "options", [{"modality": "MR"}, {"spacing_mm": None}, {"tilt_degrees": 0.4}, {"tilt_degrees": 40.0}], ids=str
+)
+def test_only_a_tilted_ct_with_millimetres_is_straightened(tmp_path, options):
+    stack, _ = stack_of_files(tmp_path, count=4, **{"tilt_degrees": 12.0, **options})
+    assert stack.turn.straightening is None
 
 
 def test_frames_of_different_orientation_or_matrix_are_different_stacks():
@@ -219,13 +232,7 @@ def test_frames_of_different_orientation_or_matrix_are_different_stacks():
     frames += [a_frame((0, 0, 20), AXIAL, number=30, rows=8)]
     stacks, unread = stack_series(a_series(frames))
     assert [(one.plane, len(one.slices)) for one in stacks] == [("axial", 3), ("coronal", 2), ("axial", 1)]
-    assert all(one.notes[0].startswith("one of 3 stacks of this series") for one in stacks)
     assert unread == ()
-
-
-def test_missing_pixel_spacing_and_few_slices_are_noted():
-    stack = axial_stack(0, 5, spacing=None)
-    assert stack.notes == ("no (0028,0030) Pixel Spacing: sizes in millimetres are unknown", "only 2 slices")
 
 
 # --- slabs -------------------------------------------------------------------------------------------------------

@@ -1,15 +1,26 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from pydicom.uid import (
     BasicTextSRStorage,
+    DigitalMammographyXRayImageStorageForPresentation,
+    HangingProtocolStorage,
+    NuclearMedicineImageStorage,
+    PositronEmissionTomographyImageStorage,
     SecondaryCaptureImageStorage,
+    UltrasoundImageStorage,
+    XRayAngiographicImageStorage,
 )
 
 from medvl.dicom.scan import scan
-from tests.builders import make_instance, uid, write_dataset, write_series
+from tests.builders import add_frames, make_instance, uid, write_dataset, write_series
 from tests.dicom.scanning import SMALL, all_unread, only_series, reasons, scan_instance
 
+RGB = {
+    **{"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3, "PlanarConfiguration": 0, "PixelData": bytes(48)},
+    **{"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "PixelRepresentation": 0},
+}
 CAPTURE = "secondary capture (a picture of a screen or a paper)"
 
 
@@ -35,9 +46,24 @@ CAPTURE = "secondary capture (a picture of a screen or a paper)"
         ({"sop_class": SecondaryCaptureImageStorage, "modality": "DX"}, ""),
         ({"image_type": ("DERIVED", "SECONDARY", "MPR")}, "derived from other images (MPR)"),
         ({"image_type": ("DERIVED", "SECONDARY", "AXIAL", "MIP")}, "derived from other images (MIP)"),
-        ({"extra": {"PhotometricInterpretation": "PALETTE COLOR"}}, "colour picture (PALETTE COLOR)"),
+        ({"extra": RGB}, "colour picture (RGB)"),
         ({"modality": "US"}, CAPTURE),
-        ({"modality": "PT", "sop_class": "1.2.840.10008.5.1.4.1.1.128"}, "modality PT, read only when asked for"),
+        ({"modality": "PT", "sop_class": PositronEmissionTomographyImageStorage}, ""),
+        (
+            {
+                "modality": "PT",
+                "sop_class": PositronEmissionTomographyImageStorage,
+                "extra": {"CorrectedImage": ["NORM", "DECY"]},
+            },
+            "PET without attenuation correction",
+        ),
+        ({"modality": "NM", "sop_class": NuclearMedicineImageStorage}, "modality NM, read only when asked for"),
+        ({"modality": "US", "sop_class": UltrasoundImageStorage}, ""),
+        ({"modality": "MG", "sop_class": DigitalMammographyXRayImageStorageForPresentation}, ""),
+        (
+            {"modality": "MR", "image_type": ("ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC")},
+            "mosaic: many slices tiled into one picture, in a vendor's own way",
+        ),
     ],
 )
 def test_series_say_why_they_are_not_worth_reading(tmp_path, options, reason):
@@ -50,8 +76,23 @@ def test_objects_that_are_no_images_are_listed(tmp_path):
     segmentation = make_instance(stored=SMALL, sop_class="1.2.840.10008.5.1.4.1.1.66.4", sop_uid=uid("seg"))
     write_dataset(tmp_path / "seg", segmentation)
     found = scan([tmp_path])
-    assert reasons(found) == ["not an image (Basic Text SR Storage)", "not an image (Segmentation Storage)"]
+    assert reasons(found) == ["not an image: Basic Text SR", "not an image: Segmentation"]
     assert found.studies[0].series == ()
+
+
+def test_an_object_that_never_has_pixels_is_no_damaged_image(tmp_path):
+    protocol = make_instance(stored=SMALL, sop_class=HangingProtocolStorage, modality="OT", extra={"PixelData": None})
+    write_dataset(tmp_path / "hanging", protocol)
+    image = make_instance(stored=SMALL, sop_uid=uid("image"), extra={"PixelData": None})
+    write_dataset(tmp_path / "image", image)
+    assert reasons(scan([tmp_path])) == ["no pixel data", "not an image: Hanging Protocol"]
+
+
+@pytest.mark.parametrize(("count", "reason"), [(1, ""), (3, "cine run of 3 pictures")])
+def test_a_run_of_an_angiography_is_read_only_when_asked_for(tmp_path, count, reason):
+    run = make_instance(stored=SMALL, modality="XA", sop_class=XRayAngiographicImageStorage)
+    write_dataset(tmp_path / "run", add_frames(run, np.stack([SMALL] * count)))
+    assert only_series(scan([tmp_path])).not_read_because == reason
 
 
 def test_a_scout_stored_among_axial_slices_is_left_out_alone(tmp_path):

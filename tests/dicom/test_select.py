@@ -2,13 +2,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from pydicom.uid import PositronEmissionTomographyImageStorage
 
 from medvl.dicom.kernels import kernel_kind
 from medvl.dicom.scan import scan
-from medvl.dicom.select import Choice, select_series, wanted_studies
+from medvl.dicom.select import Choice, select_series, stack_left_out, wanted_studies
 from medvl.errors import SettingsError
-from tests.builders import CORONAL, uid, write_series
+from medvl.records import Apart, DisplayTurn, Series, Stack
+from tests.builders import AXIAL, CORONAL, make_instance, uid, write_dataset, write_series
 
 LUNG = {"series": "lung", "kernel": "LUNG", "series_number": 2}
 SOFT = {"series": "soft", "kernel": "STANDARD", "series_number": 3}
@@ -179,3 +182,85 @@ def test_kernels_are_recognised_by_their_vendors_names(kernel, kind):
 )
 def test_without_a_kernel_the_description_is_asked(description, kind):
     assert kernel_kind("", description) == kind
+
+
+# --- stacks of a series ------------------------------------------------------------------------------------------
+
+
+def a_stack(*apart: Apart) -> Stack:
+    return Stack(Series("1.2.3", 1, "MR", "", "", ()), (), "axial", DisplayTurn(), None, apart=apart)
+
+
+def read_of(trait, count, wanted=("auto",)) -> list[int]:
+    """The numbers of the stacks that are read of `count` told apart by a trait."""
+    stacks = [a_stack(Apart(trait, number, count, f"{trait} {number}")) for number in range(1, count + 1)]
+    return [number for number, stack in enumerate(stacks, start=1) if not stack_left_out(stack, wanted)]
+
+
+@pytest.mark.parametrize(
+    ("trait", "count", "read"),
+    [
+        ("phase", 6, [1, 2, 3, 4, 5, 6]),
+        ("phase", 7, [1, 4, 7]),
+        ("phase", 40, [1, 20, 40]),
+        ("b-value", 2, [1, 2]),
+        ("b-value", 4, [1, 4]),
+        ("direction", 30, [1]),
+        ("echo", 3, [1, 2, 3]),
+        ("echo", 8, [1, 4, 8]),
+        ("heart phase", 25, [1, 13, 25]),
+        ("image type", 8, [1, 2, 3, 4, 5, 6, 7, 8]),
+        ("kernel", 2, [1, 2]),
+        ("station", 5, [1, 2, 3, 4, 5]),
+    ],
+)
+def test_of_the_stacks_at_one_place_those_are_read_that_radiologists_look_at(trait, count, read):
+    assert read_of(trait, count) == read
+
+
+def test_magnitudes_are_read_and_phase_images_only_where_there_is_nothing_else():
+    magnitude, phase = Apart("component", 1, 2, "magnitude", "MAGNITUDE"), Apart("component", 2, 2, "phase", "PHASE")
+    assert stack_left_out(a_stack(magnitude), ("auto",)) == ""
+    assert stack_left_out(a_stack(phase), ("auto",)) == "phase: magnitudes are read"
+    assert stack_left_out(a_stack(Apart("component", 1, 2, "imaginary", "IMAGINARY")), ("auto",)) == ""
+    assert stack_left_out(a_stack(Apart("component", 2, 2, "real", "REAL")), ("auto",)) == ""  # of inversion recovery
+
+
+def test_the_first_reason_to_leave_a_stack_out_is_given():
+    stack = a_stack(Apart("b-value", 2, 3, "b 400 s/mm²"), Apart("direction", 2, 3, "direction 2 of 3"))
+    assert stack_left_out(stack, ("auto",)) == (
+        "b 400 s/mm², direction 2 of 3: of the b-values the lowest and the highest are read"
+    )
+
+
+@pytest.mark.parametrize("wanted", [("all",), ("1.2.3",)])
+def test_a_series_asked_for_is_read_with_all_its_stacks(wanted):
+    assert read_of("b-value", 4, wanted) == [1, 2, 3, 4]
+
+
+def test_a_series_of_one_phase_does_not_stand_for_one_of_two(tmp_path):
+    two = {"series": "two", "series_number": 2}
+    write_series(tmp_path, **two, count=4)
+    # The second phase of the same series: other instances and acquisition at the same places.
+    for index in range(4):
+        instance = make_instance(
+            stored=np.zeros((16, 16), np.int16),
+            position=(-100.0, -100.0, 2.5 * index),
+            iop=AXIAL,
+            sop_uid=uid("second", index),
+            series_uid=uid("study", "two"),
+            study_uid=uid("study"),
+            acquisition_number=2,
+            series_number=2,
+            number=5 + index,
+        )
+        write_dataset(tmp_path / f"second {index}", instance)
+    choices = choose(tmp_path, {**LUNG, "series_number": 3}, wish="sharp")
+    assert read_numbers(choices) == [2, 3]
+
+
+def test_a_pet_is_read_beside_its_ct(tmp_path):
+    pet = {"modality": "PT", "sop_class": PositronEmissionTomographyImageStorage, "series": "p", "series_number": 4}
+    choices = choose(tmp_path, SOFT, pet)
+    assert read_numbers(choices) == [3, 4]
+    assert choices[4].reason == "axial PT series"

@@ -2,6 +2,7 @@
 
 import json
 import stat
+import zipfile
 
 import pytest
 
@@ -85,6 +86,33 @@ def test_a_hostile_header_stays_text_on_the_page(bench, name):
         assert "<img src=x" not in page, path
         assert not set("\u202e\u2066") & set(page), path
         assert len(page) < 300_000, path
+
+
+# Texts of any script, and codes, dates and UIDs, which have no script but take any byte below 128.
+SCRIPTS = ("AccessionNumber", "SeriesDescription", "ProtocolName", "Manufacturer", "ContrastBolusAgent")
+CODES = (
+    *("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "BodyPartExamined", "ViewPosition", "ImageType"),
+    *("SOPInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "PatientOrientation"),
+)
+
+
+@pytest.mark.filterwarnings("ignore")  # pydicom's own, on writing such values
+def test_no_text_of_a_header_and_no_name_of_a_file_reaches_the_page_as_markup(bench):
+    hostile = "<script>alert\u202e\u2066\x1b[31m</script>"
+    extra = dict.fromkeys(SCRIPTS, hostile) | dict.fromkeys(CODES, "<script>alert\x1b[31m</script>")
+    extra |= {"SpecificCharacterSet": "ISO_IR 192"}
+    (path,) = write_body(bench.root / "made", count=1, extra=extra)
+    bench.input.mkdir()
+    with zipfile.ZipFile(bench.input / "a.zip", "w") as archive:
+        archive.write(path, f"../{hostile}/1")
+        archive.writestr(f"../../{hostile}.txt", "no image")
+    outcome = bench.run(ScriptedReader(report_bright), series=("all",))
+    [(name, _)] = outcome.unread
+    assert name == "a.zip/../../<script>alert[31m</script>.txt"
+    for page_path, page in bench.pages().items():
+        assert "<script>alert" not in page, page_path
+        assert not set("\u202e\u2066\x1b") & set(page), page_path
+    assert {path.name for path in bench.root.iterdir()} == {"made", "input", "reports", "checkpoint"}
 
 
 @pytest.mark.parametrize("hostile", ["../../../etc/cron.d/x", "/etc/x", "a" * 5000, "..", ".\x00."])

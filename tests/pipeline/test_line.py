@@ -111,7 +111,7 @@ def test_each_frame_left_out_has_its_reason(bench):
     reasons = {series.description: series.reason for series in document.series if not series.chosen}
     assert reasons == {"scout": "scout (localizer)"}
     found = sorted(file.reason.split(" of ")[0] for file in document.unread_files)
-    assert found == ["duplicate", "not an image (Basic Text SR Storage)", "truncated: the pixels"]
+    assert found == ["duplicate", "not an image: Basic Text SR", "truncated: the pixels"]
     doubles = [fate for series in document.series if series.chosen for fate in series.slices if not fate.slice]
     assert [fate.not_read_because.startswith("same position as") for fate in doubles] == [True]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from medvl.records import Box, Finding, Patient, ReaderIdentity
+from medvl.records import Box, Finding, Note, Patient, ReaderIdentity
 from medvl.report.document import (
     FORMAT,
     Impression,
@@ -24,6 +24,7 @@ from medvl.report.document import (
     ViewReport,
 )
 from medvl.report.images import contact_sheet, encode_image
+from medvl.report.notes import report_note
 
 CHEST = "1.2.826.0.1.3680043.8.498.1"
 SCOUT = "1.2.826.0.1.3680043.8.498.2"
@@ -62,6 +63,9 @@ def a_finding(number: int = 1, **changes: Any) -> Finding:
     return replace(finding, **changes)
 
 
+A_GAP = report_note(Note("gap", (("slice", 57), ("mm", 6.0))))
+
+
 def a_series(slice_count: int = 100, chunks_read: int | None = None, *, interrupted: str = "") -> SeriesReport:
     """A lung view in chunks of ten slices with one of overlap; slices of later chunks carry `interrupted`."""
     chunk_count = -(-(slice_count - 1) // CHUNK_STEP)
@@ -81,7 +85,7 @@ def a_series(slice_count: int = 100, chunks_read: int | None = None, *, interrup
         pixel_spacing_mm=(0.703125, 0.703125),
         chosen=True,
         reason="the sharpest complete axial series; the prompt asks for lung",
-        notes=("gap of 6 mm after slice 57",),
+        notes=(A_GAP,),
         views=(
             ViewReport(
                 name="lung",

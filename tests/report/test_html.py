@@ -123,7 +123,7 @@ def test_the_page_says_what_was_found_where_and_how_sure(tmp_path):
         "100 of 100 slices read in 11 chunks (lung WL −600 WW 1500; 512 px).",
         "Of 102 frames found in this study’s series, 100 were read and 2 were not.",
         "2 frames not read: localizer: Image Type (0008,0008) holds LOCALIZER",
-        "gap of 6 mm after slice 57",
+        "gap after slice 57: 6 mm missing → averages no slices across the gap",
         "the reply named slice 912",
         "a dose report (Structured Report), not an image",
         "int8 (bitsandbytes), vision tower and lm_head bf16",
@@ -218,6 +218,8 @@ def test_chinese_reports_speak_chinese(tmp_path):
     assert "研究辅助工具，非诊断结论；须由放射科医师核对。" in page.text
     assert "Wang, XiaoDong (王 小东)" in page.text
     assert "Findings" not in page.text
+    assert "第 57 层之后有间隙：缺 6 mm → 不跨间隙平均层面" in page.text
+    assert "gap after" not in page.text
 
 
 def test_both_languages_have_the_same_words_with_the_same_placeholders():
