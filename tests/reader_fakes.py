@@ -103,8 +103,11 @@ class StreamingReader(ScriptedReader):
                 self._call([drawn[1]], (request for _, request in progressing))
             if not progressing:
                 return
+            drawn = None  # neither name may keep pictures while the next request is drawn
             number, request = progressing.pop(self._ends(len(progressing)))
-            yield number, self._reading(request)
+            reading = self._reading(request)
+            del request
+            yield number, reading
 
 
 def count_pictures(request: Request) -> int:

@@ -250,7 +250,7 @@ class StudyReader:
                 company = backlog.company(first.question, independent=reader.independent)
                 # An independent reader is always asked alike: with fewer slots its sums run in another order.
                 rows = backlog.rows if reader.independent else min(backlog.rows, len(company))
-                call = chain([first], islice(rendered, len(company) - 1))
+                call = chain(iter([first]), islice(rendered, len(company) - 1))  # a used-up iterator lets go
                 del first  # or its pictures would stay as long as the call
                 try:
                     yield from self._read_call(reader, call, rows, backlog)
