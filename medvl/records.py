@@ -144,7 +144,6 @@ class Frame:
     windows: tuple[Window, ...] = ()
     patient_orientation: tuple[str, ...] = ()  # (0020,0020), for projections
     view_position: str = ""  # (0018,5101), for projections
-    gantry_tilt_degrees: float | None = None
     acquisition: str = ""  # equal for frames of one acquisition: number and date as far as present
     acquired_at_s: float | None = None  # Acquisition Time, seconds since midnight; may differ between slices
     frame_of_reference_uid: str = ""

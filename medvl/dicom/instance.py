@@ -46,7 +46,7 @@ _SERIES = (
 )
 _INSTANCE = (
     "SOPClassUID SOPInstanceUID InstanceNumber AcquisitionNumber AcquisitionDate AcquisitionTime FrameOfReferenceUID "
-    "GantryDetectorTilt PatientOrientation ViewPosition Units"
+    "PatientOrientation ViewPosition Units"
 )
 _GEOMETRY = "ImagePositionPatient ImageOrientationPatient PixelSpacing SliceThickness"
 _VALUES = "RescaleSlope RescaleIntercept RescaleType"
@@ -294,7 +294,6 @@ def _frame_base(source: Source, header: Header, layout: PixelLayout) -> Frame:
         padding_limit=stored_value(dataset, "PixelPaddingRangeLimit", layout),
         patient_orientation=texts(dataset, "PatientOrientation"),
         view_position=intern(text(dataset, "ViewPosition").upper()),
-        gantry_tilt_degrees=number(dataset, "GantryDetectorTilt"),
         acquisition=intern(f"{text(dataset, 'AcquisitionNumber')} {text(dataset, 'AcquisitionDate')}".strip()),
         acquired_at_s=_seconds(text(dataset, "AcquisitionTime")),
         frame_of_reference_uid=intern(text(dataset, "FrameOfReferenceUID")),
