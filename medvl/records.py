@@ -428,6 +428,24 @@ class Box:
 
 
 @dataclass(frozen=True, slots=True)
+class Density:
+    """What the stored CT values inside a finding's box are, on its key slice. Measured, never said by the model."""
+
+    mean_hu: float
+    low_hu: float  # 5th percentile
+    high_hu: float  # 95th percentile
+    hint: Literal["air", "fat", "fluid", "soft tissue", "calcified", ""] = ""  # "" where the values do not say
+
+
+@dataclass(frozen=True, slots=True)
+class SecondLook:
+    """The reader's answer to "is it there?" on a crop at full resolution."""
+
+    verdict: Literal["confirmed", "unconfirmed", "contradicted"]
+    probability: float  # of yes against no
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """One observation of the model, tied to its evidence."""
 
@@ -456,6 +474,12 @@ class Finding:
     chunks: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
     extent_mm: tuple[float, float] | None = None  # from and to along the stack's normal; depth_mm is its length
+    long_axis_mm: float | None = None  # the longer side of the box; the shorter is short_axis_mm
+    short_axis_mm: float | None = None
+    axis_error_mm: float | None = None  # of either axis: the box's grid and the picture's pixels
+    typed_mm: float | None = None  # the largest size in the model's own words
+    density: Density | None = None  # CT alone
+    second_look: SecondLook | None = None  # None: not asked
 
 
 @dataclass(frozen=True, slots=True)
