@@ -14,10 +14,8 @@ from benchmarks.engine.models import SHAPES, Loaded, Workshop
 from benchmarks.engine.ours import OpenedEngine
 from benchmarks.engine.planned import count_text, plan_work, planned_limits
 from benchmarks.engine.work import Work
-from medvl.errors import OutOfMemoryError
 from medvl.planning.memory import GIB
 from medvl.planning.plan import Plan
-from medvl.reader.memory import within_memory
 from medvl.reader.precision import LoadedPrecision
 from medvl.records import Request
 
@@ -70,24 +68,34 @@ def _run_capped(loaded: Loaded, work: Work, plan: Plan, cap: float, machine: Mac
     with _capped(cap * GIB - plan.memory.context_bytes, machine):
         opened = OpenedEngine(loaded, machine, planned_limits(plan))
         with machine.measure() as span:
-            done = _count_read(opened, requests, plan.batch, machine)
+            done, trouble = _count_read(opened, requests, plan.batch)
         opened.forget()
     return {
         "failed_chunks": len(requests) - done,
         "seconds": span.seconds,
         "peak_gib": span.allocated_bytes / GIB,
         "reserved_gib": span.reserved_bytes / GIB,
+        "trouble": trouble,
     }
 
 
-def _count_read(opened: OpenedEngine, requests: Sequence[Request], rows: int, machine: Machine) -> int:
-    written, done = opened.engine.write(requests, rows), 0
+def _count_read(opened: OpenedEngine, requests: Sequence[Request], rows: int) -> tuple[int, str]:
+    """Return how many requests were answered, and what ended it if not all were."""
+    done = 0
     try:
-        while within_memory(lambda: next(written, None), "the rest", machine.device, opened.engine.forget) is not None:
+        for _ in opened.engine.write(requests, rows):
             done += 1
-    except OutOfMemoryError:
-        pass  # told as failed chunks
-    return done
+    except RuntimeError as error:  # torch's for memory, or a library's own that found none
+        return done, f"{str(error).splitlines()[0]} ({_in_pieces()})"
+    return done, ""
+
+
+def _in_pieces() -> str:
+    """Tell how much memory is held and not used, which is what a plan cannot see."""
+    if not torch.cuda.is_available():
+        return ""
+    held, used = torch.cuda.memory_reserved(), torch.cuda.memory_allocated()
+    return f"{(held - used) / GIB:.2f} GiB held and not in use"
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from benchmarks.engine.limits import compute_limit, measure_rates
 from benchmarks.engine.machine import Machine
-from benchmarks.engine.models import SHAPES, Loaded, Workshop, quantise
+from benchmarks.engine.models import SHAPES, Loaded, Workshop
 from benchmarks.engine.stock import measure_batched, measure_compiled, measure_naive
 from benchmarks.engine.table import Report, Row
 from benchmarks.engine.work import Work
@@ -34,7 +34,7 @@ ROWS: Mapping[str, tuple[LoadedPrecision, Measure]] = {
     "ours-int8": ("int8", _measure_ours),
     "ours-nf4": ("nf4", _measure_ours),
 }
-_ORDER: tuple[LoadedPrecision, ...] = ("bf16", "int8", "nf4")  # int8 layers are made of the bf16 model's, in place
+_ORDER: tuple[LoadedPrecision, ...] = ("bf16", "int8", "nf4")
 DEFAULT_ROWS = tuple(name for name in ROWS if name != "stock-compiled-bf16")  # compiling takes a minute or more
 
 
@@ -74,7 +74,7 @@ def _run(measure: Callable[[], Row], machine: Machine) -> Row:
 
 
 class _Models:
-    """The model of one precision at a time; int8 is made in place from the bf16 one."""
+    """The model of one precision at a time."""
 
     def __init__(self, workshop: Workshop, machine: Machine, say: Say) -> None:
         self._workshop, self._machine, self._say = workshop, machine, say
@@ -82,14 +82,9 @@ class _Models:
 
     def get(self, precision: LoadedPrecision) -> Loaded:
         """Return the model in a precision."""
-        loaded, self._loaded = self._loaded, None
-        if loaded is None or loaded.precision != precision:
-            if loaded is not None and loaded.precision == "bf16":
-                loaded = quantise(loaded, precision, self._machine)
-            else:
-                loaded = None  # its memory is needed
-                self._machine.release()
-                loaded = self._workshop.build(precision)
+        if self._loaded is None or self._loaded.precision != precision:
+            self._loaded = None  # its memory is needed
+            self._machine.release()
+            self._loaded = self._workshop.build(precision)
             self._say(f"{precision} model is there")
-        self._loaded = loaded
-        return loaded
+        return self._loaded

@@ -1,24 +1,25 @@
 """Models of the published shapes with random weights, made where they are used; no file and no download.
 
-Quantising is bitsandbytes': its layers take the place of the text model's Linear ones, as when a checkpoint is loaded.
+They lie in memory as medvl's own loader lays them out. nf4 alone is quantised by bitsandbytes, in place.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import GenerationConfig, Qwen3VLForConditionalGeneration
+from transformers import GenerationConfig
 
 from benchmarks.engine.machine import Machine
 from benchmarks.engine.work import Requests, make_tokenizer
 from medvl.planning.shape import PUBLISHED_SHAPES, ModelShape
 from medvl.reader.chat import ChatForm
 from medvl.reader.grammar import Grammar, Grammars, Mask
+from medvl.reader.loading import empty_model, make_room
 from medvl.reader.precision import LoadedPrecision, check_precision
 from medvl.reader.tiny import TINY_SHAPE, make_config
 
@@ -27,6 +28,8 @@ SHAPES: Mapping[str, ModelShape] = {
     **{size: PUBLISHED_SHAPES[name] for size, name in MODEL_NAMES.items()},
     "tiny": TINY_SHAPE,
 }
+
+_STANDARD_DEVIATION = 0.02  # of Qwen's weights before training
 
 
 class StampedGrammars(Grammars):
@@ -65,46 +68,42 @@ class Workshop:
         self._chat = ChatForm(self._tokenizer)
         self.requests = Requests(self._chat)
 
+    @torch.no_grad()
     def build(self, precision: LoadedPrecision) -> Loaded:
-        """Build a model with random weights, quantised if the precision asks for it."""
-        loaded = Loaded(self._build(), self.shape, "bf16", self._chat, self._grammars, self.requests)
-        return quantise(loaded, precision, self._machine) if precision in _MAKERS else loaded
-
-    def _build(self) -> Any:
-        torch.manual_seed(0)
-        config = make_config(self.shape, self._tokenizer)
-        usual = torch.get_default_dtype()
-        torch.set_default_dtype(self._machine.dtype)
-        try:
-            with self._machine.device:
-                model = Qwen3VLForConditionalGeneration(config)
-        finally:
-            torch.set_default_dtype(usual)
+        """Build a model with random weights, laid out in memory as a loaded checkpoint is."""
+        full: LoadedPrecision = "bf16" if self._machine.cuda else "fp32"
+        straight = precision if precision == "int8" else full
+        model = empty_model(make_config(self.shape, self._tokenizer), straight, self._machine.device)
+        make_room(model, straight, self._machine.device)
+        _fill(model)
+        if precision == "nf4":
+            _quantise(model, self._machine)
+        if precision in ("int8", "nf4"):
+            check_precision(model, precision)
         model.generation_config = GenerationConfig()
-        return model.eval()
+        return Loaded(model.eval(), self.shape, precision, self._chat, self._grammars, self.requests)
 
 
-@torch.no_grad()
-def quantise(loaded: Loaded, precision: LoadedPrecision, machine: Machine) -> Loaded:
+def _fill(model: Any) -> None:
+    """Give weights the size they have before training; int8 ones the same, spread evenly."""
+    torch.manual_seed(0)
+    for name, weight in model.named_parameters():
+        if weight.dtype == torch.int8:
+            weight.data.random_(-127, 128)
+            weight.SCB.fill_(_STANDARD_DEVIATION * 3**0.5)  # of numbers as likely anywhere between −1 and 1: 3^-½
+        elif weight.ndim == 1:
+            weight.data.fill_(0.0 if name.endswith("bias") else 1.0)
+        else:
+            weight.data.normal_(0.0, _STANDARD_DEVIATION)
+
+
+def _quantise(model: Any, machine: Machine) -> None:
     """Replace the text model's Linear layers one by one, in place; at most one is held twice."""
-    make = _MAKERS[precision]
-    for module in list(loaded.model.model.language_model.modules()):
+    for module in list(model.model.language_model.modules()):
         for name, child in list(module.named_children()):
             if type(child) is nn.Linear:
-                setattr(module, name, make(child))
+                setattr(module, name, _nf4_layer(child))
     machine.release()
-    check_precision(loaded.model, precision)
-    return replace(loaded, precision=precision)
-
-
-def _int8_layer(linear: nn.Linear) -> nn.Module:
-    import bitsandbytes as bnb
-
-    rows, columns = linear.weight.shape
-    layer = bnb.nn.Linear8bitLt(columns, rows, bias=False, has_fp16_weights=False, threshold=6.0, device="meta")
-    codes, scales, _ = bnb.functional.int8_vectorwise_quant(linear.weight.data.half())
-    layer.weight = bnb.nn.Int8Params(codes, requires_grad=False, has_fp16_weights=False, CB=codes, SCB=scales)
-    return layer.eval()  # type: ignore[no-any-return]  # bitsandbytes is untyped
 
 
 def _nf4_layer(linear: nn.Linear) -> nn.Module:
@@ -115,6 +114,3 @@ def _nf4_layer(linear: nn.Linear) -> nn.Module:
     layer = bnb.nn.Linear4bit(*reversed(weight.shape), bias=False, compute_dtype=weight.dtype, device="meta", **form)
     layer.weight = bnb.nn.Params4bit(weight, requires_grad=False, module=layer, **form).to(weight.device)
     return layer.eval()  # type: ignore[no-any-return]  # bitsandbytes is untyped
-
-
-_MAKERS: Mapping[LoadedPrecision, Callable[[nn.Linear], nn.Module]] = {"int8": _int8_layer, "nf4": _nf4_layer}

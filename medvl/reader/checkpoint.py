@@ -44,6 +44,8 @@ class Preferences:
     prompt: str | None = None
     windows: tuple[str, ...] = ()
     max_new_tokens: int | None = None
+    second_look: str | None = None  # off or findings
+    look_px: int | None = None  # side of the pictures of a second look
     warning: str = ""  # shown in red wherever its findings are
     evaluated: bool = False  # its accuracy was measured and published with it
 
@@ -67,6 +69,8 @@ _PREFERENCE_KINDS: dict[str, tuple[type, str]] = {
     "prompt": (str, "text"),
     "windows": (list, "a list of texts"),
     "max_new_tokens": (int, "a whole number"),
+    "second_look": (str, "text"),
+    "look_px": (int, "a whole number"),
     "warning": (str, "text"),
     "evaluated": (bool, "true or false"),
 }

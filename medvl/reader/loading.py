@@ -81,23 +81,37 @@ def load_straight(
     The bits are those that `from_pretrained` gives on a CPU. See `load_model`.
     Raises OSError or ValueError if a file cannot be read or is damaged.
     """
-    options = load_options(precision, device)
-    model = _empty_model(folder, options["dtype"])
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    model = empty_model(config, precision, device)
     tensors = [tensor for shard in list_shards(folder) for tensor in _list_tensors(shard)]
     if not _fit(tensors, model):
         return None
-    if precision == "int8":
-        _put_int8_layers(model, device, options["quantization_config"].llm_int8_threshold)
-    _make_room(model, device)
+    make_room(model, precision, device)
     _fill(model, tensors, device, progress)
     return model
 
 
-def _empty_model(folder: Path, dtype: torch.dtype) -> Any:
-    """Build the model without weights; what is computed rather than loaded is there, on the CPU."""
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+def empty_model(config: Any, precision: LoadedPrecision, device: torch.device) -> Any:
+    """Build a model without weights; what is computed rather than loaded is there, on the CPU."""
+    dtype = load_options(precision, device)["dtype"]
     with init_empty_weights():
         return AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation=_ATTENTION)
+
+
+def make_room(model: Any, precision: LoadedPrecision, device: torch.device) -> None:
+    """Give the weights of an empty model room on the device, layer after layer, and move there what was computed.
+
+    precision: int8 or one that transformers' own layers compute in.
+    """
+    if precision == "int8":
+        threshold = load_options(precision, device)["quantization_config"].llm_int8_threshold
+        _put_int8_layers(model, device, threshold)
+    for name, weight in list(_weights(model)):
+        if weight.is_meta:
+            _put(model, name, nn.Parameter(torch.empty_like(weight, device=device), requires_grad=False))
+    for name, buffer in list(model.named_buffers()):
+        _put(model, name, buffer.to(device))
+    model.tie_weights()
 
 
 def _list_tensors(shard: Path) -> tuple[TensorPlace, ...]:
@@ -131,16 +145,6 @@ def _put_int8_layers(model: Any, device: torch.device, threshold: float) -> None
         quantised.weight = Int8Params(steps, requires_grad=False, has_fp16_weights=False, CB=steps, SCB=scales)
         quantised.bias = layer.bias
         model.set_submodule(name, quantised)
-
-
-def _make_room(model: Any, device: torch.device) -> None:
-    """Give the weights that have none yet room on the device, and move there what was computed."""
-    for name, weight in list(_weights(model)):
-        if weight.is_meta:
-            _put(model, name, nn.Parameter(torch.empty_like(weight, device=device), requires_grad=False))
-    for name, buffer in list(model.named_buffers()):
-        _put(model, name, buffer.to(device))
-    model.tie_weights()
 
 
 def _put(model: Any, name: str, tensor: Tensor) -> None:

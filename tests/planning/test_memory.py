@@ -14,7 +14,7 @@ TEN_SLICES = Load(30, 10, prompt_tokens=2800, new_tokens=256, size_px=512, pictu
 MEASURED = Path(__file__).parents[2] / "benchmarks" / "results" / "memory.json"
 PEAKS = json.loads(MEASURED.read_text())["peaks"]
 # Above a measured peak by no more than this; stock transformers varies with what its libraries choose to do.
-CLOSE = {"engine": 1.005, "stock": 1.08}
+CLOSE = {"engine": 1.01, "stock": 1.08}
 
 
 @pytest.mark.parametrize("peak", PEAKS, ids=lambda peak: f"{peak['path']} {peak['precision']} {peak['load']}")

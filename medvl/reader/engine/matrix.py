@@ -25,14 +25,14 @@ class Matrix:
     """Weights (n, k).
 
     values: (n, k) as they are, or for nf4 flat, two in a byte, the first in the high half. scales, float32: int8 (n,),
-    weight = value × scale; nf4 one per 64 weights, weight = code[value] × scale. code: nf4's 16 values, float32.
+    weight = value × scale; nf4 one per 64 weights, weight = code[value] × scale. code: nf4's 16 values.
     """
 
     kind: Kind
     values: Tensor
     scales: Tensor | None
     shape: tuple[int, int]
-    code: Tensor | None = None
+    code: tuple[float, ...] | None = None
 
     @staticmethod
     def from_linears(layers: Sequence[nn.Linear]) -> Matrix:
@@ -108,7 +108,8 @@ class Matrix:
         assert self.scales is not None and self.code is not None, "nf4 has scales and a code"
         if not out.is_cuda:
             numbers = torch.stack([self.values >> 4, self.values & 15], -1).long()
-            return out.copy_((self.code[numbers].view(-1, _NF4_BLOCK) * self.scales[:, None]).view(self.shape))
+            code = torch.tensor(self.code, device=out.device)
+            return out.copy_((code[numbers].view(-1, _NF4_BLOCK) * self.scales[:, None]).view(self.shape))
         from medvl.reader.engine import products
 
         products.widen_nf4(self.values, self.scales, self.code, out)
@@ -141,13 +142,15 @@ def _stack_nf4(layers: Sequence[Any], shape: tuple[int, int]) -> Matrix:
     states = [layer.weight.quant_state for layer in layers]
     if any(state is None or state.quant_type != "nf4" or state.blocksize != _NF4_BLOCK for state in states):
         raise ValueError("a 4-bit layer that is not quantised, or not to nf4 in blocks of 64")
+    if shape[1] % _NF4_BLOCK:
+        raise ValueError(f"4-bit layers with inputs of {shape[1]}, whose rows end inside a block of 64")
     if any(getattr(state, "packing_format_for_cpu", False) for state in states):
         raise ValueError("a 4-bit layer that has answered on this CPU, which packed its weights anew with a loss")
     values = _stack([layer.weight.data.flatten() for layer in layers])
     sizes = [layer.weight.data.numel() for layer in layers]
     for layer, part in zip(layers, torch.split(values, sizes), strict=True):
         layer.weight.data = part.view(layer.weight.data.shape)
-    return Matrix("nf4", values, _stack([_absmax(state) for state in states]), shape, states[0].code.float())
+    return Matrix("nf4", values, _stack([_absmax(state) for state in states]), shape, tuple(states[0].code.tolist()))
 
 
 def _absmax(state: Any) -> Tensor:

@@ -7,6 +7,7 @@ Nothing is summed in an order that depends on other rows: a row's result has the
 long as the number of rows falls into the same bucket.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -159,21 +160,34 @@ def _few_rows_kernel(
 
 
 @triton.jit
-def _read_nf4(weight, absmax, code, pair, BLOCK: tl.constexpr):
-    """Read the pairs of weights at the flat numbers `pair`: the first of each, and the second, in float32."""
-    packed, size = tl.load(weight + pair), tl.load(absmax + pair * 2 // BLOCK)
-    return tl.load(code + (packed >> 4)) * size, tl.load(code + (packed & 15)) * size
+def _one_of_four(low, high, A: tl.constexpr, B: tl.constexpr, C: tl.constexpr, D: tl.constexpr):
+    return tl.where(high, tl.where(low, D, C), tl.where(low, B, A))
+
+
+@triton.jit
+def _decode(number, CODE: tl.constexpr):
+    """Return the values that numbers 0 … 15 stand for. Chosen bit by bit: looked up, each would cost a read."""
+    low, high = (number & 1) != 0, (number & 2) != 0
+    a = _one_of_four(low, high, CODE[0], CODE[1], CODE[2], CODE[3])
+    b = _one_of_four(low, high, CODE[4], CODE[5], CODE[6], CODE[7])
+    c = _one_of_four(low, high, CODE[8], CODE[9], CODE[10], CODE[11])
+    d = _one_of_four(low, high, CODE[12], CODE[13], CODE[14], CODE[15])
+    third = (number & 4) != 0
+    return tl.where((number & 8) != 0, tl.where(third, d, c), tl.where(third, b, a))
 
 
 @triton.jit(do_not_specialize=["M"])
 def _few_rows_nf4_kernel(
-    x, weight, absmax, code, out, M, N, HALF: tl.constexpr,
+    x, weight, absmax, out, M, N, HALF: tl.constexpr, CODE: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    """Up to ROWS rows of x against COLUMNS rows of the weights, two packed in a byte, the first in its high half."""
+    """Up to ROWS rows of x against COLUMNS rows of the weights, two packed in a byte, the first in its high half.
+
+    HALF: bytes of a row of the weights; a whole number of blocks. BLOCK: bytes that share one absmax; divides DEPTH.
+    """
     m = tl.arange(0, ROWS)
     n = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-    n_in = tl.minimum(n, N - 1)
+    n_in = tl.minimum(n, N - 1).to(tl.int64)[:, None]
     if OVERLAP:
         gdc_launch_dependents()
         gdc_wait()
@@ -184,8 +198,11 @@ def _few_rows_nf4_kernel(
         at = x + m[None, :] * (2 * HALF) + pair[:, None] * 2
         even, odd = tl.load(at, mask=inside, other=0), tl.load(at + 1, mask=inside, other=0)
         # Pairs beyond the end are read inside the row and meet zeros of x.
-        flat = n_in.to(tl.int64)[:, None] * HALF + tl.minimum(pair, HALF - 1)[None, :]
-        first, second = _read_nf4(weight, absmax, code, flat, BLOCK)
+        packed = tl.load(weight + n_in * HALF + tl.minimum(pair, HALF - 1)[None, :])
+        block = tl.minimum(start // BLOCK + tl.arange(0, DEPTH // BLOCK), HALF // BLOCK - 1)
+        shared = tl.load(absmax + n_in * (HALF // BLOCK) + block[None, :])
+        size = tl.reshape(tl.broadcast_to(shared[:, :, None], (COLUMNS, DEPTH // BLOCK, BLOCK)), (COLUMNS, DEPTH))
+        first, second = _decode(packed >> 4, CODE) * size, _decode(packed & 15, CODE) * size
         total = tl.dot(first.to(even.dtype), even, total, input_precision="ieee")
         total = tl.dot(second.to(odd.dtype), odd, total, input_precision="ieee")
     to = out + m[None, :] * N + n[:, None]
@@ -205,9 +222,13 @@ def _widen_int8_kernel(weight, scale, out, K, DEPTH: tl.constexpr, OVERLAP: tl.c
 
 
 @triton.jit
-def _widen_nf4_kernel(weight, absmax, code, out, pairs, BLOCK: tl.constexpr, SIZE: tl.constexpr, OVERLAP: tl.constexpr):
+def _widen_nf4_kernel(
+    weight, absmax, out, pairs, CODE: tl.constexpr, BLOCK: tl.constexpr, SIZE: tl.constexpr, OVERLAP: tl.constexpr
+):
     pair = tl.program_id(0).to(tl.int64) * SIZE + tl.arange(0, SIZE)
-    first, second = _read_nf4(weight, absmax, code, tl.minimum(pair, pairs - 1), BLOCK)
+    inside = tl.minimum(pair, pairs - 1)
+    packed, size = tl.load(weight + inside), tl.load(absmax + inside // BLOCK)
+    first, second = _decode(packed >> 4, CODE) * size, _decode(packed & 15, CODE) * size
     if OVERLAP:
         gdc_launch_dependents()
         gdc_wait()
@@ -272,12 +293,15 @@ def _multiply_few(
     )  # fmt: skip
 
 
-def multiply_few_nf4(x: Tensor, weight: Tensor, absmax: Tensor, code: Tensor, out: Tensor) -> None:
-    """Multiply few rows x (m, k) with packed weights; absmax: one for each 64; code: 16 values, both float32."""
+def multiply_few_nf4(x: Tensor, weight: Tensor, absmax: Tensor, code: Sequence[float], out: Tensor) -> None:
+    """Multiply few rows x (m, k) with packed weights; absmax: float32, one for each 64; code: 16 values.
+
+    k: a whole number of blocks of 64.
+    """
     n = out.shape[1]
-    _few_rows_nf4_kernel[(triton.cdiv(n, 32),)](
-        x, weight, absmax, code, out, len(x), n, x.shape[1] // 2,
-        ROWS=bucket(len(x)), COLUMNS=32, DEPTH=64, BLOCK=NF4_BLOCK, num_warps=4, num_stages=2, **launch_options(x),
+    _few_rows_nf4_kernel[(triton.cdiv(n, 64),)](
+        x, weight, absmax, out, len(x), n, x.shape[1] // 2, tuple(code), ROWS=bucket(len(x)), COLUMNS=64, DEPTH=64,
+        BLOCK=NF4_BLOCK // 2, num_warps=4, num_stages=3, **launch_options(x),
     )  # fmt: skip
 
 
@@ -288,9 +312,9 @@ def widen_int8(weight: Tensor, scale: Tensor, out: Tensor) -> None:
     _widen_int8_kernel[(n, triton.cdiv(k, depth))](weight, scale, out, k, DEPTH=depth, **launch_options(weight))
 
 
-def widen_nf4(weight: Tensor, absmax: Tensor, code: Tensor, out: Tensor) -> None:
+def widen_nf4(weight: Tensor, absmax: Tensor, code: Sequence[float], out: Tensor) -> None:
     """Write packed weights, in the order of their rows, into out, in its type."""
     pairs = weight.numel()
     _widen_nf4_kernel[(triton.cdiv(pairs, 1024),)](
-        weight, absmax, code, out, pairs, BLOCK=NF4_BLOCK, SIZE=1024, **launch_options(weight)
+        weight, absmax, out, pairs, CODE=tuple(code), BLOCK=NF4_BLOCK // 2, SIZE=1024, **launch_options(weight)
     )

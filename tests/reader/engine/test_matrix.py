@@ -150,6 +150,12 @@ def test_weights_that_a_cpu_packed_for_itself_are_refused():
         Matrix.from_linears([layer])
 
 
+def test_4_bit_rows_that_end_inside_a_block_are_refused():
+    layer = bnb.nn.Linear4bit(96, 8, bias=False, quant_type="nf4").to("cpu")
+    with pytest.raises(ValueError, match="inputs of 96, whose rows end inside a block"):
+        Matrix.from_linears([layer])
+
+
 def test_other_codes_of_4_bits_are_refused():
     layer = bnb.nn.Linear4bit(INPUTS, 8, bias=False, quant_type="fp4").to("cpu")
     with pytest.raises(ValueError, match="not to nf4 in blocks of 64"):

@@ -121,14 +121,13 @@ def random_matrix(kind, n, k):
         return Matrix("int8", values, torch.rand(n, device="cuda") / 100, (n, k))
     packed = torch.randint(256, (n * k // 2,), device="cuda").to(torch.uint8)
     scales = torch.rand(n * k // 64, device="cuda")
-    return Matrix("nf4", packed, scales, (n, k), torch.linspace(-1, 1, 16, device="cuda"))
+    return Matrix("nf4", packed, scales, (n, k), tuple(torch.linspace(-1, 1, 16).tolist()))
 
 
 def plain(matrix):
     """The same weights on the CPU, in float32."""
-    parts = (None if part is None else part.cpu() for part in (matrix.scales, matrix.code))
-    scales, code = parts
-    return Matrix(matrix.kind, matrix.values.cpu(), scales, matrix.shape, code)
+    scales = None if matrix.scales is None else matrix.scales.cpu()
+    return Matrix(matrix.kind, matrix.values.cpu(), scales, matrix.shape, matrix.code)
 
 
 def near(found, expected):
