@@ -9,7 +9,8 @@
     ├── ReadingError      4    part of the study was not read; run again to resume
     ├── ModelError        5    the model cannot be loaded
     │   ├── PrecisionError     its weights cannot be had in these numbers; the caller may try bf16
-    │   └── OutOfMemoryError   the model did not fit; the caller may try less at once
+    │   ├── OutOfMemoryError   the model did not fit; the caller may try less at once
+    │   └── TooLargeError      one request is more than the reader takes; the caller may ask for less in each
     └── OutputError       6    the report cannot be written
 
 The number is the exit status. A message has three parts: what was found, what was expected, what to do.
@@ -77,6 +78,15 @@ class PrecisionError(ModelError):
 
 class OutOfMemoryError(ModelError):
     """A batch of readings did not fit in memory; fewer or smaller ones may."""
+
+
+class TooLargeError(ModelError):
+    """One request holds more than the reader takes; one with fewer pictures may not."""
+
+    def __init__(self, found: str, *, too_many: int, expected: str = "", todo: str = "") -> None:
+        """too_many: the fewest pictures that are known to be too many; 0 if the text alone is."""
+        super().__init__(found, expected=expected, todo=todo)
+        self.too_many = too_many
 
 
 class OutputError(MedvlError):

@@ -18,6 +18,7 @@ Vector = tuple[float, float, float]
 PlaneName = Literal["axial", "coronal", "sagittal", "oblique", "projection", "other projection", "unknown"]
 Side = Literal["left", "right", "midline", "bilateral", "none"]
 Certainty = Literal["definite", "probable", "possible"]
+Severity = Literal["information", "caution"]  # of a note: worth knowing, or what a report may be wrong or silent about
 TraitName = Literal[
     "station",
     "component",
@@ -401,6 +402,13 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
+class Unanswered:
+    """A request that got no reading. Nothing is known of what it asked; asking again may help."""
+
+    reason: str  # a clause for the coverage, without full stop
+
+
+@dataclass(frozen=True, slots=True)
 class ReaderIdentity:
     """What read the study. Fingerprint, precision and generation are part of every ledger key."""
 
@@ -411,7 +419,7 @@ class ReaderIdentity:
     generation: str  # "greedy" or the sampling settings
     versions: tuple[tuple[str, str], ...] = ()
     warning: str = ""  # e.g. that this model's findings are meaningless
-    decode: str = "stock"  # the loop that wrote the reply, "engine" or "stock"; not part of any ledger key
+    decode: str = "stock"  # the loop that wrote the reply: "engine", "stock" or "server"; not part of any ledger key
 
 
 # --- findings ----------------------------------------------------------------------------------------------------

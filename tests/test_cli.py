@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from medvl.cli import app
 from medvl.cli.options import parse_bytes
 from medvl.errors import SettingsError
-from medvl.pipeline.run import StudyRun
+from medvl.pipeline.sources import LocalSource
 from medvl.progress import PlainWatcher, TerminalWatcher, make_watcher
 from tests.builders import write_dataset
 from tests.pipeline.bench import report_bright, write_body, write_checkpoint
@@ -29,7 +29,7 @@ class Desk:
         self.input = root / "input"
         self.checkpoint = write_checkpoint(root / "checkpoint")
         self.reader = ScriptedReader(report_bright)
-        monkeypatch.setattr(StudyRun, "_load", lambda *_: self.reader)
+        monkeypatch.setattr(LocalSource, "_load", lambda *_: self.reader)
 
     def type(self, *words: object) -> Result:
         return CliRunner().invoke(app, [str(word) for word in words])
@@ -161,6 +161,10 @@ def test_a_bug_keeps_its_traceback(desk):
         (("--series", "1.2.3"), 2, "There is no series 1.2.3"),
         (("--prompt", "knee"), 2, "There is no prompt 'knee'"),
         (("--batch", "0"), 2, "--batch"),
+        (("--risk", "medium"), 2, "One of low, high"),
+        (("--lesion", "1:sollid"), 2, "Known words are solid, part-solid"),
+        (("--stated", "smoker"), 2, "One of prior-awaited"),
+        (("--guidelines", "maybe"), 2, "One of auto, off, on"),
         (("--model", "Qwen/Qwen3-VL-8B-Instruct"), 5, "medvl models pull"),
         (("--model", "no/such-model"), 5, "no/such-model is not on this machine"),
         (("-o", "/dev/null"), 6, "cannot be written"),
@@ -180,6 +184,23 @@ def test_nothing_readable_exits_3(desk):
     result = desk.study()
     assert "No image worth reading among 0 files" in result.stderr
     assert result.exit_code == 3
+
+
+def test_what_is_stated_reaches_the_guidelines_and_nothing_else_does(desk):
+    write_body(desk.input)
+    patient = ("--age", "64", "--no-screening", "--risk", "low", "--no-known-cancer", "--no-immunosuppressed")
+    lesion = ("--lesion", "1:solid", "--stated", "multiphase", "--guidelines", "on")
+    assert desk.study(*patient, *lesion).exit_code == 0
+    [path] = (desk.root / "reports").glob("*/*/report.json")
+    _, fleischner = json.loads(path.read_text())["guidelines"]
+    assert [given["phrase"]["text"] for given in fleischner["inputs"] if not given["measured"]] == [
+        "not a screening examination",
+        "age 64",
+        "no known cancer",
+        "not immunosuppressed",
+        "low risk",
+        "solid",
+    ]
 
 
 def test_verbose_tells_no_name(desk):
@@ -278,7 +299,7 @@ def test_inspect_names_series_verdict_prompt_and_reason(desk):
     assert max(map(len, told.splitlines())) <= 80
     told = " ".join(told.split())
     assert "Series 1: CT · CHEST · thorax · 1 frame · READ: axial CT series axial, 1 slice ready with notes" in told
-    assert "- a single slice → reads what is there" in told
+    assert "! a single slice → reads what is there" in told
     assert "prompt chest_ct: CT and body part CHEST (0018,0015)" in told
     assert "Series without number: CT · CHEST · scout · 2 frames · not read: scout (localizer)" in told
     assert "axial, 2 slices every 3 mm not readable" in told
@@ -299,14 +320,22 @@ def test_strict_inspection_of_a_clean_study_is_content(desk):
     assert desk.type("inspect", desk.input, "--strict").exit_code == 0
 
 
+def test_strict_reads_a_stack_that_is_merely_overlapping(desk):
+    write_body(desk.input, thickness_mm=5.0)
+    inspected = desk.type("inspect", desk.input, "--strict")
+    assert inspected.exit_code == 0
+    assert "- overlapping slices: 5 mm thick every 3 mm" in inspected.stdout
+
+
 @pytest.mark.parametrize("with_clean", [False, True], ids=["nothing is left", "part is left"])
-def test_strict_leaves_out_what_the_gate_notes_and_says_so(desk, with_clean):
+def test_strict_leaves_out_what_the_gate_cautions_of_and_says_so(desk, with_clean):
     write_body(desk.input / "1", count=6, gap_at=2)
     if with_clean:
         write_body(desk.input / "2", study="clean")
     status = 4 if with_clean else 3
     inspected = desk.type("inspect", desk.input, "--strict")
     assert "axial, 6 slices every 3 mm ready with notes, not read (--strict)" in " ".join(inspected.stdout.split())
+    assert "! gap after slice 4: 3 mm missing" in inspected.stdout
     assert f"--strict leaves out 1 of {'2 stacks' if with_clean else '1 stack'}" in inspected.stderr
     assert inspected.exit_code == status
     result = desk.study("--strict")

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "medvl"
-VALUES = {"errors", "records", "settings", "bundled", "text", "files"}
+VALUES = {"errors", "records", "settings", "address", "stated", "bundled", "text", "files"}
 FLOORS = [
     VALUES,
-    {"dicom", "planning", "prompts", "findings", "ledger"},
+    {"dicom", "planning", "prompts", "findings", "guidelines", "ledger"},
     {"reader", "report"},
-    {"pipeline"},
+    {"pipeline", "export"},
     {"progress", "evaluate"},
     {"cli"},
     {"__main__"},

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration
 
 from medvl.reader.tiny import make_config, write_checkpoint
+from training.chunks import LOOK_PX
 from training.losses import Helpers
 from training.network import Network
 from training.optimise import Optimiser
@@ -101,10 +102,13 @@ def save_checkpoint(model: nn.Module, training: Training, settings: TrainingSett
     preferences = {
         "size_px": settings.size_px,
         "slab": "auto",
-        "chunk": "8",
+        "chunk": "4",
         "prompt": "chest_ct",
         "windows": ["lung"],
         "max_new_tokens": MAX_NEW_TOKENS,
+        "second_look": "findings",
+        "look_px": LOOK_PX,
+        "looks_for": ["nodule"],
         "warning": WARNING,
     }
     shutil.rmtree(folder, ignore_errors=True)

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from medvl.cli import tools
+from medvl.cli import exporting, tools
 from medvl.cli.console import Commands, Output, command, reported
-from medvl.cli.options import READING, Paths, model_store
+from medvl.cli.options import READING, SERVER, STATED, Paths, model_store
 from medvl.settings import Settings
 
 app = typer.Typer(
@@ -49,10 +49,13 @@ def _root(
         "output",
         "series",
         *READING,
+        *SERVER,
         "language",
         "temperature",
         "max_new_tokens",
         "strict",
+        *STATED,
+        "guidelines",
         "deidentify",
         "cache",
         "force",
@@ -88,7 +91,7 @@ def demo(said: Output, settings: Settings) -> None:
     _read_studies([bundled_path("sample_data") / "chest_ct"], replace(settings, model="demo"), said)
 
 
-@command(app, "evaluate", asks=READING)
+@command(app, "evaluate", asks=(*READING, *SERVER))
 def evaluate(
     said: Output,
     settings: Settings,
@@ -134,3 +137,4 @@ def _read_studies(paths: list[Path], settings: Settings, said: Output) -> None:
 
 
 tools.register(app)
+exporting.register(app)

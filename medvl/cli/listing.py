@@ -13,6 +13,7 @@ from medvl.cli.options import header_store, model_store
 from medvl.dicom.gate import NOT_READABLE, verdict
 from medvl.dicom.scan import scan
 from medvl.dicom.select import Choice, wanted_studies
+from medvl.dicom.severity import cautions
 from medvl.dicom.shelves import HeaderCache
 from medvl.errors import InputError, ReadingError, SettingsError
 from medvl.pipeline.views import PlannedStudy, Wanted, judged_stacks, plan_views
@@ -43,7 +44,8 @@ def inspect_paths(paths: Sequence[Path], settings: Settings, said: Output) -> No
     """
     found = scan(paths, cache=header_cache(settings))
     prompts = load_prompts()
-    wanted = Wanted(series=settings.series, windows=("header",), strict=settings.strict)
+    # No picture is made, so any window will do that needs no pixels to be measured on.
+    wanted = Wanted(series=settings.series, windows=("40/400",), strict=settings.strict)
     studies = [_inspected(study, wanted, prompts) for study in found.studies]
     document = {"file_count": found.file_count, "studies": studies, "unread": _unread(found)}
     for study in studies:
@@ -66,8 +68,8 @@ def _check_strictness(studies: Sequence[dict[str, Any]]) -> None:
         kind = ReadingError if refused < len(stacks) else InputError
         raise kind(
             f"--strict leaves out {refused} of {counted(len(stacks), 'stack')}",
-            expected="Stacks without notes",
-            todo="See the notes above, or leave out --strict",
+            expected="Stacks without a caution",
+            todo="See the notes marked ! above, or leave out --strict",
         )
 
 
@@ -154,7 +156,7 @@ def _series(choice: Choice, planned: PlannedStudy, wanted: Wanted) -> dict[str, 
         "prompt": views[0].prompt.id if views else None,
         "prompt_reason": views[0].prompt_reason if views else None,
         "stacks": [
-            *(_stack(stack, choice.read and not (wanted.strict and stack.notes)) for stack in stacks),
+            *(_stack(stack, choice.read and not (wanted.strict and cautions(stack.notes))) for stack in stacks),
             *(
                 _stack(each.stack, False, each.reason)
                 for each in planned.set_aside
@@ -210,7 +212,8 @@ def _say_stack(stack: dict[str, Any], chosen: bool, said: Output) -> None:
         said.say(_wrapped(told, 6))
     for note in stack["notes"]:
         if note["code"] not in NOT_READABLE:  # said of the series already
-            said.say(_wrapped(f"- {note['text']} → {note['action']}", 6))
+            mark = "!" if note["severity"] == "caution" else "-"
+            said.say(_wrapped(f"{mark} {note['text']} → {note['action']}", 6))
 
 
 def _wrapped(text: str, indent: int) -> str:
@@ -267,6 +270,11 @@ def _say_plan(planned: PlannedStudy, plan: Plan, model: str, device: str, said: 
         f"{plan.tokens_per_chunk:,} tokens a chunk, {plan.token_count:,} in all"
     )
     said.say(f"  peak memory {_memory_line(plan)}")
+    if plan.look_tokens:
+        said.say(
+            f"  second look: {plan.look_tokens:,} tokens and about {plan.look_seconds:.2g} s more for each finding; "
+            "--second-look off goes without"
+        )
     if plan.fits:
         said.say(f"  about {_duration(plan.seconds)}, an estimate")
     else:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from medvl.dicom.instance import Instance, read_instance
+from medvl.dicom.source import is_volume
+from medvl.dicom.volumes import read_volume
 from medvl.errors import InputError
 from medvl.records import Source
 
@@ -20,7 +22,7 @@ class Unreadable:
 def try_instance(source: Source) -> Instance | Unreadable:
     """Read one file's header. What else is raised is a bug of ours, and names the file."""
     try:
-        return read_instance(source)
+        return read_volume(source) if is_volume(source) else read_instance(source)
     except InputError as error:
         return Unreadable(error.found, isinstance(error.__cause__, OSError | RecursionError | MemoryError))
     except Exception as error:

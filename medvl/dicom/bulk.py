@@ -17,16 +17,16 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 
 from pydicom.config import disable_value_validation
 
 from medvl.dicom.attempt import Unreadable, try_instance
-from medvl.dicom.coding import Common, Row, decode_instance, encode_instance, read_common
+from medvl.dicom.coding import Table, decode_instances, encode_instances
 from medvl.dicom.instance import Instance
 from medvl.dicom.shelves import HeaderCache, Shelf, Stamp, stamp_of
-from medvl.dicom.source import forget_archives
+from medvl.dicom.source import forget_archives, is_volume, leads_elsewhere
 from medvl.records import Source, Unread
 
 Found = Instance | Unreadable
@@ -36,10 +36,10 @@ _MOST_PROCESSES = 8  # more would wait for the disk, or for the one that gathers
 # Files read alone before others help: a fork costs 30 ms, a fresh interpreter 400 ms, a header 0.25 ms.
 ALONE_BEFORE_FORK, ALONE_BEFORE_SPAWN = 256, 3072
 _OPEN_SHELVES = 64
-_COLLECT_AFTER = 50_000  # new objects; some thousand headers
+_COLLECT_AFTER = 200_000  # new objects; ten thousand headers or more
 
 _Told = tuple[str, str, str | None]  # a source, as processes tell each other
-_Rows = tuple[list[Row], list[Row | Unreadable]]
+_Rows = tuple[list[Table], list[Unreadable | None]]  # None: the next instance of the tables
 
 
 def read_headers(
@@ -65,6 +65,11 @@ class _File:
     stamp: Stamp | None
     found: Found | None  # None: to be read
 
+    @property
+    def alone(self) -> bool:
+        """Whether it is read here, after the one before: a volume may take as much memory as all headers together."""
+        return is_volume(self.source)
+
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
@@ -83,7 +88,7 @@ def _read_in_line(
     while True:
         while len(waiting) <= helpers.ahead and (some := list(islice(sources, _BATCH))):
             files = [each if isinstance(each, Unread) else memory.look_up(each) for each in some]
-            missing = [file for file in files if isinstance(file, _File) and file.found is None]
+            missing = [file for file in files if isinstance(file, _File) and file.found is None and not file.alone]
             waiting.append(_Batch(files, missing, helpers.submit(missing)))
         if not waiting:
             return
@@ -98,7 +103,7 @@ def _finish(batch: _Batch, helpers: _Helpers, memory: _Memory) -> Iterator[tuple
             continue
         found = file.found
         if found is None:
-            found = next(arriving)
+            found = try_instance(file.source) if file.alone else next(arriving)
             memory.keep(file, found)
         yield file.source, found
 
@@ -122,9 +127,9 @@ class _Memory:
 
     def look_up(self, source: Source) -> _File:
         """Take a header from its shelf."""
-        if self._cache is None:
-            return _File(source, None, None)
         path = str(source.path)
+        if self._cache is None or leads_elsewhere(path):  # to a file that may change when this one does not
+            return _File(source, None, None)
         stamp = stamp_of(path)  # before the file is read: a later change shows the next time
         if stamp is None:
             return _File(source, None, None)
@@ -198,9 +203,9 @@ class _Helpers:
                 self._alone += 1
                 yield try_instance(file.source)
             return
-        common = read_common(rows[0])
-        for file, row in zip(batch.missing, rows[1], strict=True):
-            yield row if isinstance(row, Unreadable) else decode_instance(row, file.source, common)
+        instances, places = decode_instances(rows[0]), count()
+        for file, refused in zip(batch.missing, rows[1], strict=True):
+            yield refused or instances.take(next(places), file.source)
 
     def _wait(self, reading: Future[_Rows] | None) -> _Rows | None:
         try:
@@ -248,12 +253,10 @@ def _become_helper() -> None:
 
 def _read_rows(told: Sequence[_Told]) -> _Rows:
     """Read some files in a process of its own."""
-    common, rows = Common(), []
     with quiet_pydicom():
-        for path, name, member in told:
-            found = try_instance(Source(Path(path), name, member))
-            rows.append(found if isinstance(found, Unreadable) else encode_instance(found, common))
-    return common.rows, rows
+        found = [try_instance(Source(Path(path), name, member)) for path, name, member in told]
+    tables = encode_instances(each for each in found if isinstance(each, Instance))
+    return tables, [each if isinstance(each, Unreadable) else None for each in found]
 
 
 @contextmanager

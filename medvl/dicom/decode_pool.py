@@ -27,8 +27,8 @@ MAX_SECONDS = 60.0  # for one frame; the largest mammogram takes two
 _PIPE_BYTES = 1 << 20  # the most that Linux gives; a CT slice goes through in one piece
 
 
-class _CrashError(Exception):
-    """A helper that ended before it answered."""
+class CrashError(ChildProcessError):
+    """A helper that ended before it answered, or was ended because it took too long."""
 
 
 class DecodePool:
@@ -49,23 +49,30 @@ class DecodePool:
         """
         for skip in range(len(decoder_names(layout.transfer_syntax_uid))):
             request = {"bytes": len(content), "layout": asdict(layout), "rows": rows, "columns": columns, "skip": skip}
-            helper, start = self._take(), monotonic()
+            start = monotonic()
             try:
-                pixels = _ask(helper, json.dumps(request).encode() + b"\n" + content, max_seconds)
-            except _CrashError:
-                _end(helper)
+                return self.ask(json.dumps(request).encode() + b"\n" + content, max_seconds)
+            except CrashError:
                 if monotonic() - start >= max_seconds:
                     raise DecodeError(f"decoding its pixels took more than {max_seconds:g} s") from None
-                continue
-            except DecodeError:
-                self._give_back(helper)
-                raise
-            except BaseException:
-                _end(helper)
-                raise
-            self._give_back(helper)
-            return pixels
         raise DecodeError("every decoder crashed over its pixels")
+
+    def ask(self, request: bytes, max_seconds: float) -> NDArray[Any]:
+        """Send a helper one request and return the array that it replies with.
+
+        Raises DecodeError if that is what it replies, CrashError if it ends or takes too long; another takes its place.
+        """
+        helper = self._take()
+        try:
+            pixels = _ask(helper, request, max_seconds)
+        except DecodeError:
+            self._give_back(helper)
+            raise
+        except BaseException:
+            _end(helper)
+            raise
+        self._give_back(helper)
+        return pixels
 
     def close(self) -> None:
         """End the idle helpers."""
@@ -114,14 +121,14 @@ def _ask(helper: subprocess.Popen[bytes], request: bytes, max_seconds: float) ->
         requests.flush()
         reply = json.loads(replies.readline() or "null")
         if reply is None:
-            raise _CrashError
+            raise CrashError
         if "found" in reply:
             raise DecodeError(reply["found"], reply["expected"])
         return _pixels(replies, reply["type"], reply["shape"])
     except (OSError, ValueError) as error:
-        if isinstance(error, DecodeError):
+        if isinstance(error, DecodeError | CrashError):
             raise
-        raise _CrashError from error
+        raise CrashError from error
     finally:
         timer.cancel()
 
@@ -133,7 +140,7 @@ def _pixels(replies: IO[bytes], kind: str, shape: Sequence[int]) -> NDArray[Any]
     while place < len(view):
         read = cast(Any, replies).readinto(view[place:])
         if not read:
-            raise _CrashError
+            raise CrashError
         place += read
     return pixels
 

@@ -10,7 +10,10 @@ import contextlib
 import json
 import os
 import sys
+from collections.abc import Callable
 from typing import IO, Any
+
+from numpy.typing import NDArray
 
 from medvl.dicom.decoders import MAX_FRAME_BYTES, DecodeError, decode_frame
 from medvl.records import PixelLayout
@@ -20,30 +23,35 @@ MAX_MEMORY_BYTES = 3 * MAX_FRAME_BYTES  # OpenJPEG needs four bytes for each sam
 
 def main() -> None:
     """Answer requests on standard input until it ends."""
+    serve(_decode, MAX_MEMORY_BYTES)
+
+
+def serve(answer: Callable[[dict[str, Any], IO[bytes]], NDArray[Any]], max_memory_bytes: int) -> None:
+    """Answer requests on standard input until it ends: what `answer` returns, or the DecodeError that it raises."""
     with os.fdopen(os.dup(1), "wb") as replies:
         os.dup2(2, 1)  # decoders write their complaints to either; the one that started us drops the second
-        _limit_memory()
+        _limit_memory(max_memory_bytes)
         while line := sys.stdin.buffer.readline():
-            _answer(json.loads(line), sys.stdin.buffer, replies)
+            try:
+                pixels = answer(json.loads(line), sys.stdin.buffer)
+                reply, decoded = {"type": pixels.dtype.str, "shape": pixels.shape}, pixels.tobytes()
+            except DecodeError as error:
+                reply, decoded = {"found": error.found, "expected": error.expected}, b""
+            replies.write(json.dumps(reply).encode() + b"\n" + decoded)
+            replies.flush()
 
 
-def _answer(request: dict[str, Any], requests: IO[bytes], replies: IO[bytes]) -> None:
+def _decode(request: dict[str, Any], requests: IO[bytes]) -> NDArray[Any]:
     content = requests.read(request["bytes"])
     layout = PixelLayout(**request["layout"])
-    try:
-        pixels = decode_frame(content, layout, request["rows"], request["columns"], skip=request["skip"])
-        reply, decoded = {"type": pixels.dtype.str, "shape": pixels.shape}, pixels.tobytes()
-    except DecodeError as error:
-        reply, decoded = {"found": error.found, "expected": error.expected}, b""
-    replies.write(json.dumps(reply).encode() + b"\n" + decoded)
-    replies.flush()
+    return decode_frame(content, layout, request["rows"], request["columns"], skip=request["skip"])
 
 
-def _limit_memory() -> None:
+def _limit_memory(most_bytes: int) -> None:
     with contextlib.suppress(ImportError, ValueError, OSError):  # not on Windows; a tighter limit may be set already
         import resource
 
-        resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
+        resource.setrlimit(resource.RLIMIT_AS, (most_bytes, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
 
 if __name__ == "__main__":

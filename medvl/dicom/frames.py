@@ -18,8 +18,9 @@ from medvl.dicom.decoders import MAX_FRAME_BYTES, DecodeError
 from medvl.dicom.fragments import TruncatedError, read_frame
 from medvl.dicom.header import BROKEN
 from medvl.dicom.native import frame_bits, shape_pixels, swap_words
-from medvl.dicom.source import open_source, source_size
+from medvl.dicom.source import is_volume, open_source, source_size
 from medvl.dicom.tables import LUMINANCE, PALETTE_COLOR
+from medvl.dicom.volumes import read_slice
 from medvl.dicom.window import PaddingRange, is_padding, look_up, rescale
 from medvl.errors import PixelError
 from medvl.records import Frame, PixelLayout
@@ -119,6 +120,8 @@ def _rare_facts(frame: Frame) -> tuple[object, ...]:
 
 
 def _stored_bytes(frame: Frame) -> bytes:
+    if is_volume(frame.source):
+        return _volume_bytes(frame)
     with _open(frame) as file:
         try:
             if frame.layout.length_bytes is not None:
@@ -130,6 +133,13 @@ def _stored_bytes(frame: Frame) -> bytes:
             raise FrameError(frame, f"its pixels end after {error.there_bytes} bytes", expected=expected) from error
         except BROKEN as error:
             raise FrameError(frame, "its pixel data are broken") from error
+
+
+def _volume_bytes(frame: Frame) -> bytes:
+    try:
+        return read_slice(frame)
+    except DecodeError as error:
+        raise FrameError(frame, error.found, expected=error.expected) from error
 
 
 def _open(frame: Frame) -> IO[bytes]:

@@ -163,7 +163,10 @@ def _spacing_notes(stack: Stack) -> Iterator[Note]:
 def _pixel_notes(stack: Stack) -> Iterator[Note]:
     first = stack.slices[0].frame
     if first.pixel_spacing_mm is None:
-        yield _note(_ZERO_SPACING if _ZERO_SPACING in first.flaws else "no_pixel_spacing")
+        if _ZERO_SPACING in first.flaws:
+            yield _note(_ZERO_SPACING)
+        else:
+            yield _note("uncalibrated" if stack.series.modality in PROJECTION_MODALITIES else "no_pixel_spacing")
     else:
         between_rows, between_columns = first.pixel_spacing_mm
         if abs(between_rows - between_columns) > SQUARE_WITHIN * between_columns:

@@ -80,6 +80,15 @@ def auto_slab_mm(stack: Stack) -> float | None:
     return AUTO_SLAB_MM if spacing is not None and spacing < AUTO_SLAB_BELOW_MM else None
 
 
+def unit_normal(plane: Plane) -> Vector:
+    """Return the unit normal of a plane, turned to the positive end of the patient axis it is nearest to.
+
+    Distances along a stack, `Slice.distance_mm`, are measured along it.
+    """
+    x, y, z = (float(each) for each in _normal(plane))
+    return x, y, z
+
+
 def slabs(stack: Stack, slab_mm: float | None) -> tuple[Slab, ...]:
     """Cut a stack into slabs of about `slab_mm`, every slice in exactly one; None: one slice each.
 

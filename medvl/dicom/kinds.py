@@ -6,12 +6,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from pydicom.uid import UID, MediaStorageDirectoryStorage, RTImageStorage
 
 from medvl.dicom.geometry import PROJECTION_MODALITIES
 from medvl.dicom.instance import Instance, SeriesFacts
 from medvl.dicom.layout import NO_PIXELS
+from medvl.dicom.source import is_volume
+from medvl.dicom.volumes import why_not_read
 
 # Modalities that are read by default; others when asked for by UID.
 READ_MODALITIES = frozenset({"CT", "MR", "PT", "CR", "DX", "DR", "RG", "MG", "XA", "RF", "US"})
@@ -75,7 +78,13 @@ def kind_of(instance: Instance) -> Kind:
         if instance.unread_because == NO_PIXELS and _names_no_image(instance.sop_class_uid):
             return Kind(no_image_because=_not_an_image(instance.sop_class_uid))
         return Kind(no_image_because=instance.unread_because)
-    return Kind(not_read_because=_why_not_worth_reading(instance))
+    if not instance.sop_class_uid and is_volume(instance.source):
+        return Kind(not_read_because=why_not_read(instance))
+    placed = instance.frames[0].plane is not None
+    because = _why_not_worth_reading(
+        instance.series, instance.sop_class_uid, instance.photometric, len(instance.frames), placed
+    )
+    return Kind(not_read_because=because)
 
 
 def _not_an_image(sop_class_uid: str) -> str:
@@ -88,24 +97,30 @@ def _names_no_image(sop_class_uid: str) -> bool:
     return name != sop_class_uid and "Image" not in name
 
 
-def _why_not_worth_reading(instance: Instance) -> str:
-    series, words = instance.series, frozenset(instance.series.image_type)
+@lru_cache(maxsize=256)  # most files are like the one before
+def _why_not_worth_reading(
+    series: SeriesFacts, sop_class_uid: str, photometric: str, frame_count: int, placed: bool
+) -> str:
+    """placed: the first frame lies somewhere in the patient."""
+    words = frozenset(series.image_type)
     if words & _DOSE_WORDS or _DOSE.search(series.description):
         return "dose or protocol page"
     if words & _SCOUT_WORDS or _is_named_scout(series):
         return "scout (localizer)"
-    if words & _CAPTURE_WORDS or (instance.sop_class_uid.startswith(_SECONDARY_CAPTURE) and not _has_place(instance)):
+    # Converted slices and X-rays often call themselves secondary captures.
+    has_place = placed or series.modality in PROJECTION_MODALITIES
+    if words & _CAPTURE_WORDS or (sop_class_uid.startswith(_SECONDARY_CAPTURE) and not has_place):
         return "secondary capture (a picture of a screen or a paper)"
     if found := sorted(words & _REFORMAT_WORDS):
         return f"derived from other images ({found[0]})"
-    if not instance.photometric.startswith("MONOCHROME"):
-        return f"colour picture ({instance.photometric or 'no photometric interpretation'})"
+    if not photometric.startswith("MONOCHROME"):
+        return f"colour picture ({photometric or 'no photometric interpretation'})"
     if words & _MOSAIC_WORDS:
         return "mosaic: many slices tiled into one picture, in a vendor's own way"
     if series.modality == "PT" and series.corrections and "ATTN" not in series.corrections:
         return "PET without attenuation correction"
-    if series.modality in _CINE_MODALITIES and len(instance.frames) > 1 and instance.frames[0].plane is None:
-        return f"cine run of {len(instance.frames)} pictures"
+    if series.modality in _CINE_MODALITIES and frame_count > 1 and not placed:
+        return f"cine run of {frame_count} pictures"
     if series.modality not in READ_MODALITIES:
         return f"modality {series.modality or 'unknown'}, read only when asked for"
     return ""
@@ -116,8 +131,3 @@ def _is_named_scout(series: SeriesFacts) -> bool:
         return False
     names = [_SCOUT, _MR_SCOUT] if series.modality == "MR" else [_SCOUT]
     return any(name.search(series.description) for name in names)
-
-
-def _has_place(instance: Instance) -> bool:
-    """Tell converted slices and X-rays, which often call themselves secondary captures, from pictures of a screen."""
-    return instance.series.modality in PROJECTION_MODALITIES or instance.frames[0].plane is not None

@@ -87,13 +87,21 @@ class _StudyParts:
 
 
 @dataclass(slots=True)
+class _PatientParts:
+    """A patient being gathered."""
+
+    studies: dict[str, _StudyParts] = field(default_factory=dict)  # by key
+    first_names: dict[str, str] = field(default_factory=dict)  # file, by SOP Instance UID
+
+
+@dataclass(slots=True)
 class _Found:
     """What has been found so far."""
 
-    studies: dict[tuple[str, str], _StudyParts] = field(default_factory=dict)  # by patient and study
+    patients: dict[str, _PatientParts] = field(default_factory=dict)  # by key
     unread: list[Unread] = field(default_factory=list)
-    first_names: dict[tuple[str, str], str] = field(default_factory=dict)  # file, by patient and SOP Instance UID
     file_count: int = 0
+    _last: tuple[StudyFacts, _PatientParts, _StudyParts] | None = None
 
     def add(self, source: Source, header: Instance | Unreadable) -> None:
         if isinstance(header, Unreadable):
@@ -105,23 +113,32 @@ class _Found:
 
     def _file(self, instance: Instance) -> None:
         """Put an instance where it belongs in its study."""
-        patient = patient_key(instance.study)  # a UID alone is not trusted: two patients never share a report
-        study = self.studies.setdefault((patient, study_key(instance.study)), _StudyParts(instance.study))
+        patient, study = self._place_of(instance.study)
         kind = kind_of(instance)
         name = instance.source.name
-        first_name = self.first_names.setdefault((patient, instance.sop_instance_uid or name), name)
+        first_name = patient.first_names.setdefault(instance.sop_instance_uid or name, name)
         if first_name != name:
             study.unread.append(_unread(instance, f"duplicate of {first_name} (same SOP Instance UID)"))
         elif kind.no_image_because:
             study.unread.append(_unread(instance, kind.no_image_because))
         else:
-            parts = study.series.setdefault(instance.series.uid, _SeriesParts(instance.series))
-            parts.frames.setdefault(kind.not_read_because, []).extend(instance.frames)
+            series = study.series.get(instance.series.uid)
+            if series is None:
+                series = study.series[instance.series.uid] = _SeriesParts(instance.series)
+            series.frames.setdefault(kind.not_read_because, []).extend(instance.frames)
             if instance.unread_because:
                 study.unread.append(_unread(instance, instance.unread_because))
 
+    def _place_of(self, facts: StudyFacts) -> tuple[_PatientParts, _StudyParts]:
+        """A study's UID alone is not trusted: two patients never share a report."""
+        if self._last is None or self._last[0] is not facts:  # mostly it is that of the file before
+            patient = self.patients.setdefault(patient_key(facts), _PatientParts())
+            study = patient.studies.setdefault(study_key(facts), _StudyParts(facts))
+            self._last = facts, patient, study
+        return self._last[1:]
+
     def result(self) -> Scan:
-        studies = [_study_of(parts) for parts in self.studies.values()]
+        studies = [_study_of(parts) for patient in self.patients.values() for parts in patient.studies.values()]
         studies.sort(key=lambda study: (study.date, study.time, study.uid), reverse=True)
         return Scan(tuple(studies), tuple(self.unread), self.file_count)
 

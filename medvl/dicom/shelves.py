@@ -15,13 +15,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from hashlib import blake2b
-from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import medvl
 from medvl.dicom.attempt import Unreadable
-from medvl.dicom.coding import Common, Row, decode_instance, encode_instance, read_common
-from medvl.dicom.instance import Instance
+from medvl.dicom.coding import Instances, decode_instances, encode_instances
+from medvl.dicom.instance import Instance, located
 from medvl.errors import OutputError
 from medvl.files import PARTIAL, write_private
 from medvl.records import Source
@@ -34,7 +35,9 @@ _TOUCHED_AFTER_S = 24 * 3600
 _SUFFIX = ".headers"
 _BROKEN = (AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError)
 
-Stamp = list[int]  # size in bytes, modified and changed in ns, inode
+Stamp = tuple[int, ...]  # size in bytes, modified and changed in ns, inode
+
+_NOTHING: tuple[None, int] = (None, 0)
 
 
 class HeaderCache:
@@ -83,22 +86,18 @@ class Shelf:
     """The headers of one folder or archive."""
 
     file: Path
-    rows: dict[str, tuple[Stamp, Row | str]] = field(default_factory=dict)  # by name; str: why it cannot be read
-    common: Common = field(default_factory=Common)
+    rows: dict[str, tuple[Stamp, int | Instance | Unreadable]] = field(default_factory=dict)  # by name; int: in `kept`
+    kept: Instances = field(default_factory=Instances)
     changed: bool = False
-    outdated: bool = False  # `common` holds facts of files that have changed or gone
 
     def find(self, key: str, source: Source, stamp: Stamp) -> Instance | Unreadable | None:
         """Return what was read from a file, if it is still the same."""
-        if key not in self.rows:
+        known, found = self.rows.get(key, _NOTHING)
+        if known != stamp:
             return None
-        try:
-            known, row = self.rows[key]
-            if known != stamp:
-                return None
-            return Unreadable(row) if isinstance(row, str) else decode_instance(row, source, self.common)
-        except _BROKEN:
-            return None
+        if isinstance(found, int):
+            return self.kept.take(found, source)
+        return found if isinstance(found, Unreadable) else located(found, source)
 
     def keep(self, key: str, stamp: Stamp | None, found: Instance | Unreadable) -> None:
         """Remember what was read from a file, or forget it where it may be different the next time.
@@ -108,9 +107,7 @@ class Shelf:
         if stamp is None or (isinstance(found, Unreadable) and found.passing):
             self._forget([key])
             return
-        row = found.reason if isinstance(found, Unreadable) else encode_instance(found, self.common)
-        self.outdated |= key in self.rows
-        self.rows[key] = stamp, row
+        self.rows[key] = stamp, found
         self.changed = True
 
     def save(self, place: str) -> bool:
@@ -119,9 +116,7 @@ class Shelf:
             return False
         with suppress(OSError):  # members of an archive stay as long as it does
             self._forget(self.rows.keys() - {each.name for each in Path(place).iterdir()})
-        if self.outdated:
-            self._tell_anew()
-        content = json.dumps([self.common.rows, self.rows], separators=(",", ":")).encode()
+        content = json.dumps(self._tables(), separators=(",", ":")).encode()
         head = f"{format_digest()} {_digest(content)}\n".encode()
         try:
             write_private(self.file, head + content, durable=False)
@@ -131,16 +126,19 @@ class Shelf:
 
     def _forget(self, keys: Iterable[str]) -> None:
         for key in keys:
-            if self.rows.pop(key, None) is not None:
-                self.changed = self.outdated = True
+            self.changed |= self.rows.pop(key, None) is not None
 
-    def _tell_anew(self) -> None:
-        """Leave out what nothing refers to any more: it may be all that is left of a patient."""
-        anew, nowhere = Shelf(self.file), Source(Path(), "")
-        for key, (stamp, _) in self.rows.items():
-            if found := self.find(key, nowhere, stamp):
-                anew.keep(key, stamp, found)
-        self.rows, self.common = anew.rows, anew.common
+    def _tables(self) -> list[Any]:
+        """Tell names, stamps, the reasons of what cannot be read, which comes first, and the instances."""
+        rows = [
+            (key, stamp, self.kept.told(found) if isinstance(found, int) else found)
+            for key, (stamp, found) in self.rows.items()
+        ]
+        refused = [(key, stamp, found) for key, stamp, found in rows if isinstance(found, Unreadable)]
+        read = [(key, stamp, found) for key, stamp, found in rows if not isinstance(found, Unreadable)]
+        names, stamps, _ = zip(*refused, *read, strict=True) if refused or read else ((), (), ())
+        reasons = [found.reason for _, _, found in refused]
+        return [names, list(zip(*stamps, strict=True)), reasons, encode_instances(found for _, _, found in read)]
 
 
 def stamp_of(path: str) -> Stamp | None:
@@ -149,16 +147,16 @@ def stamp_of(path: str) -> Stamp | None:
         facts = os.stat(path)  # noqa: PTH116  # a third of pathlib's time, for every file of an archive
     except OSError:
         return None
-    if time.time_ns() - max(facts.st_mtime_ns, facts.st_ctime_ns) < SETTLED_NS:
-        return None
-    return [facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino]
+    modified, changed, settled = facts.st_mtime_ns, facts.st_ctime_ns, time.time_ns() - SETTLED_NS
+    return (facts.st_size, modified, changed, facts.st_ino) if modified <= settled >= changed else None
 
 
 @cache
 def format_digest() -> str:
     """Sum up the code that decides what is remembered; a shelf of any other is not read."""
-    digest = blake2b(version("pydicom").encode(), digest_size=16)
-    package = Path(medvl.__file__).parent
+    package, reader = Path(medvl.__file__).parent, find_spec("pydicom")
+    # By the time it was installed, since asking for its version takes as long as all the rest.
+    digest = blake2b(str(reader and Path(str(reader.origin)).stat().st_mtime_ns).encode(), digest_size=16)
     for file in sorted([*(package / "dicom").glob("*.py"), package / "records.py", package / "text.py"]):
         digest.update(file.read_bytes())
     return digest.hexdigest()
@@ -168,8 +166,11 @@ def _read(file: Path) -> Shelf:
     head, _, content = file.read_bytes().partition(b"\n")
     if head.decode() != f"{format_digest()} {_digest(content)}":
         raise ValueError
-    common, rows = json.loads(content)
-    return Shelf(file, {name: (stamp, row) for name, (stamp, row) in rows.items()}, read_common(common))
+    names, stamps, reasons, tables = json.loads(content)
+    kept = decode_instances(tables)
+    found = [*map(Unreadable, reasons), *range(len(kept))]
+    rows = zip(names, zip(zip(*stamps, strict=True), found, strict=True), strict=True)
+    return Shelf(file, dict(rows), kept)
 
 
 def _digest(content: bytes) -> str:

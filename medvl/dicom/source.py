@@ -12,6 +12,7 @@ import struct
 import zipfile
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from operator import attrgetter
 from pathlib import Path
 from typing import IO
 
@@ -30,6 +31,8 @@ MAX_MEMBER_BYTES = 4 * 1024**3  # once inflated
 MAX_INFLATION = 200  # of members above SMALL_MEMBER_BYTES
 SMALL_MEMBER_BYTES = 64 * 1024**2
 _SYSTEM_FILES = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})  # of file managers; nobody misses them
+_VOLUME_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+_HEADER_SUFFIXES = (".nhdr", ".mhd")
 _END_RECORDS_BYTES = 22 + 65535 + 76  # the last record with its longest comment, and a zip64's two
 _BUFFER_BYTES = 16 * 1024  # most headers end before
 
@@ -52,8 +55,10 @@ def find_sources(paths: Sequence[Path]) -> Iterator[Source | Unread]:
             shown = prefix + _shown(name)
             if isinstance(file, str):
                 yield Unread(Source(path, shown), file)
+            elif name[-4:].lower() == ".zip":
+                yield from _members_of(Source(file, shown))
             else:
-                yield from _sources_of(Source(file, shown))
+                yield Source(file, shown)
 
 
 def open_source(source: Source) -> IO[bytes]:
@@ -71,6 +76,16 @@ def source_size(source: Source) -> int:
     if source.member is None:
         return source.path.stat().st_size
     return _archive_of(source.path).getinfo(source.member).file_size
+
+
+def is_volume(source: Source) -> bool:
+    """Tell by its name whether a file is NIfTI, NRRD or MetaImage, which SimpleITK reads."""
+    return (source.member or str(source.path)).lower().endswith(_VOLUME_SUFFIXES)
+
+
+def leads_elsewhere(name: str) -> bool:
+    """Tell by its name whether a volume's header may leave the voxels to another file."""
+    return name.lower().endswith(_HEADER_SUFFIXES)
 
 
 def _find_files(path: Path) -> Iterator[tuple[Path | str, str]]:
@@ -97,7 +112,7 @@ def _walk(folder: Path) -> Iterator[tuple[Path | str, str]]:
         parent, lead = waiting.pop()
         try:
             with os.scandir(parent) as listing:
-                entries = sorted(listing, key=lambda entry: entry.name)
+                entries = sorted(listing, key=attrgetter("name"))
         except OSError as error:
             unreadable.append((lead.rstrip("/") or ".", error))
             continue
@@ -132,11 +147,7 @@ def _why_not_followed(path: Path, root: Path) -> str:
     return "" if stat.S_ISREG(mode) else "not an ordinary file"
 
 
-def _sources_of(source: Source) -> Iterator[Source | Unread]:
-    """Yield the file itself, or the members when it is an archive."""
-    if not str(source.path).lower().endswith(".zip"):
-        yield source
-        return
+def _members_of(source: Source) -> Iterator[Source | Unread]:
     try:
         members = _archive_of(source.path).infolist()
     except BROKEN as error:

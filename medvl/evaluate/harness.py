@@ -51,6 +51,7 @@ class CaseSummary:
     found: tuple[tuple[int, int], ...]  # lesion and finding
     missed: tuple[int, ...]
     false: tuple[int, ...]
+    contradicted: tuple[int, ...] = ()  # findings that do not count
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +216,8 @@ def _compare(plain: Sequence[Case], altered: Sequence[Case], reports: dict[str, 
 
 def _summary(case: Case, reports: dict[str, _Reported]) -> CaseSummary:
     lesions, reported = case.truth.lesions, reports.get(case.truth.study_uid)
-    matching = match_findings(_reading(case, reports).findings, lesions)
+    reading = _reading(case, reports)
+    matching = match_findings(reading.findings, lesions)
     return CaseSummary(
         study_uid=case.truth.study_uid,
         variant=case.variant,
@@ -223,4 +225,5 @@ def _summary(case: Case, reports: dict[str, _Reported]) -> CaseSummary:
         found=tuple(sorted((lesions.index(match.lesion), match.finding.number) for match in matching.matches)),
         missed=tuple(lesions.index(lesion) for lesion in matching.missed),
         false=tuple(sorted(finding.number for finding in matching.false)),
+        contradicted=tuple(finding.number for finding in reading.contradicted),
     )

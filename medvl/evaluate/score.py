@@ -13,9 +13,10 @@ from typing import TypeVar, get_args
 import numpy as np
 
 from medvl.evaluate.curves import Calibration, FrocPoint, calibrate, froc
-from medvl.evaluate.match import EFFUSION, Match, Matching, is_target, match_findings
+from medvl.evaluate.match import EFFUSION, Match, Matching, hit_mm, is_target, match_findings
 from medvl.evaluate.phantoms import LesionKind
 from medvl.evaluate.write import TrueLesion, Truth
+from medvl.findings.second_look import is_contradicted
 from medvl.findings.wording import are_compatible
 from medvl.records import Finding
 from medvl.report.document import ReportDocument
@@ -47,7 +48,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class CaseReading:
-    """One study's truth and what was reported of it."""
+    """One study's truth and what was reported of it. Findings that its second look contradicts stand apart."""
 
     truth: Truth
     findings: tuple[Finding, ...]
@@ -55,6 +56,7 @@ class CaseReading:
     reply_count: int
     mended_count: int  # replies that were cut, repaired or dropped
     seconds: float | None  # of the model; None if there is no report
+    contradicted: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,8 @@ class Score:
     center_error_mm: Spread  # nodules
     diameter_error_mm: Spread  # nodules; size of the error
     diameter_bias_mm: float | None  # mean error: above 0, measured too large
+    diameter_as_stated: Proportion  # nodules; the error is within what the report states
+    contradicted: Proportion  # findings left out since the second look contradicts them: how many were no lesion
     froc: tuple[FrocPoint, ...]
     calibration: Calibration
     replies_mended: Proportion
@@ -96,14 +100,16 @@ def case_reading(truth: Truth, document: ReportDocument | None) -> CaseReading:
     if document is None:
         return CaseReading(truth, (), False, 0, 0, None)
     views = [view for series in document.series for view in series.views]
+    contradicted = tuple(finding for finding in document.findings if is_contradicted(finding))
     return CaseReading(
         truth=truth,
-        findings=document.findings,
+        findings=tuple(finding for finding in document.findings if finding not in contradicted),
         complete=document.status == "complete",
         reply_count=sum(view.chunk_count for view in views),
         # A problem begins with its chunk's number; one reply may have several.
         mended_count=sum(len({problem.partition(":")[0] for problem in view.problems}) for view in views),
         seconds=document.timing.reading_seconds,
+        contradicted=contradicted,
     )
 
 
@@ -112,6 +118,7 @@ def score_cases(cases: Sequence[CaseReading]) -> Score:
     matchings = [match_findings(case.findings, case.truth.lesions) for case in cases]
     matches = [match for each in matchings for match in each.matches]
     nodules = [match for match in matches if match.lesion.kind != EFFUSION]
+    stated = [match for match in nodules if match.finding.axis_error_mm is not None]
     errors = [error for match in nodules if (error := _diameter_error_mm(match)) is not None]
     false_count = sum(len(each.false) for each in matchings)
     normal = [case for case in cases if not case.truth.lesions]
@@ -132,6 +139,8 @@ def score_cases(cases: Sequence[CaseReading]) -> Score:
         center_error_mm=spread(match.distance_mm for match in nodules),
         diameter_error_mm=spread(abs(error) for error in errors),
         diameter_bias_mm=float(np.mean(errors)) if errors else None,
+        diameter_as_stated=_share(stated, _is_as_stated),
+        contradicted=_share([pair for case in cases for pair in _left_out(case)], _is_false),
         froc=froc(matchings),
         calibration=calibrate(matchings),
         replies_mended=proportion(sum(case.mended_count for case in cases), sum(case.reply_count for case in cases)),
@@ -179,6 +188,21 @@ def _size_group(matchings: Sequence[Matching], least_mm: float, below_mm: float,
 
 def _kind_group(matchings: Sequence[Matching], kind: LesionKind) -> Group:
     return Group(kind, _found(matchings, lambda lesion: lesion.kind == kind))
+
+
+def _is_as_stated(match: Match) -> bool:
+    error, stated = _diameter_error_mm(match), match.finding.axis_error_mm
+    return error is not None and stated is not None and abs(error) <= stated
+
+
+def _left_out(case: CaseReading) -> list[tuple[Finding, CaseReading]]:
+    return [(finding, case) for finding in case.contradicted]
+
+
+def _is_false(left_out: tuple[Finding, CaseReading]) -> bool:
+    """Tell whether a finding lies on none of its study's lesions."""
+    finding, case = left_out
+    return all(hit_mm(finding, lesion) is None for lesion in case.truth.lesions)
 
 
 def _diameter_error_mm(match: Match) -> float | None:

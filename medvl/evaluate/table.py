@@ -41,6 +41,8 @@ def _shares(score: Score) -> Table:
         ("side right, as the model said", score.side_said_right),
         ("named right", score.named_right),
         ("second findings of one lesion", score.duplicates),
+        *([("contradicted findings that were false", score.contradicted)] if score.contradicted.total else []),
+        ("diameter within its stated error", score.diameter_as_stated),
         ("studies read in full", score.complete),
         ("replies that needed repair", score.replies_mended),
     )

@@ -170,4 +170,6 @@ def _size(finding: Finding) -> str:
 
 
 def _sizes_mm(finding: Finding) -> list[float]:
+    if finding.width_mm is None:  # without Pixel Spacing (0028,0030): its depth alone would pass for its size
+        return []
     return [size for size in (finding.width_mm, finding.height_mm, finding.depth_mm) if size is not None]

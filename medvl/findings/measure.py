@@ -5,6 +5,7 @@ All of it comes from geometry. The model's own words about size and side never e
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -38,7 +39,15 @@ class Place:
     center_lps_mm: Vector | None
     width_mm: float | None
     height_mm: float | None
+    axis_error_mm: float | None
     extent_mm: tuple[float, float] | None
+
+    @property
+    def axes_mm(self) -> tuple[float | None, float | None]:
+        """The longer and the shorter side of the box."""
+        if self.width_mm is None or self.height_mm is None:
+            return None, None
+        return max(self.width_mm, self.height_mm), min(self.width_mm, self.height_mm)
 
 
 def find_silhouette(grey: NDArray[np.uint8]) -> Silhouette | None:
@@ -74,6 +83,7 @@ def measure_box(box: Box, geometry: PictureGeometry, stack: Stack, first: Slab, 
         center_lps_mm=_lps(geometry, (left + right) / 2, (upper + lower) / 2),
         width_mm=None if scale is None else (right - left) * scale,
         height_mm=None if scale is None else (lower - upper) * scale,
+        axis_error_mm=_axis_error_mm(geometry),
         extent_mm=_extent_mm((*first.slices, *last.slices), stack.slice_spacing_mm),
     )
 
@@ -113,6 +123,20 @@ def _leftward(geometry: PictureGeometry, plane: PlaneName) -> int:
 def _picture_px(box: Box, size_px: int) -> tuple[float, float, float, float]:
     unit = size_px / BOX_UNITS
     return box.x1 * unit, box.y1 * unit, box.x2 * unit, box.y2 * unit
+
+
+def _axis_error_mm(geometry: PictureGeometry) -> float | None:
+    """Return by how much a side of a box may be off though it was drawn as well as it can be.
+
+    Each of its two edges: half a step of the box's grid of 0–1000, and one pixel, since an edge lies somewhere between
+    two of them. The pixel is the coarser of the picture's and the stored slice's: enlarging shows no finer edges.
+    """
+    if geometry.mm_per_px is None:
+        return None
+    a, b, _, d, e, _ = geometry.stored_from_px
+    stored_per_px = min(math.hypot(a, b), math.hypot(d, e))
+    pixel_mm = geometry.mm_per_px / min(stored_per_px, 1.0)
+    return geometry.size_px / BOX_UNITS * geometry.mm_per_px + 2 * pixel_mm
 
 
 def _stored(geometry: PictureGeometry, x: float, y: float) -> tuple[float, float]:

@@ -1,53 +1,55 @@
-"""One lesion, one finding: what overlapping chunks, neighbouring chunks and other windows say of the same place.
+"""One lesion, one finding: what chunks, windows, phases and series say of the same place.
 
-Readings that disagree are kept side by side in the notes; nothing is averaged.
+Readings that disagree are kept side by side and marked in the notes; nothing is averaged and nothing is dropped.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
+from medvl.findings.places import Scene, Scenes, box_area
 from medvl.findings.wording import are_compatible
-from medvl.records import Box, Finding
-
-_NEAR_MM = 5.0  # centres of a small lesion in two readings differ by this much at most
-_SAME_BOX_IOU = 0.3  # without millimetres
+from medvl.records import Finding
 
 
-def merge_findings(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+def merge_findings(findings: Iterable[Finding], scenes: Iterable[Scene] = ()) -> tuple[Finding, ...]:
     """Merge the findings of all chunks and views of a study, and number them from 1.
 
-    The order in which they come does not matter. Merging again changes nothing. Findings of different series stay
-    apart. Result: by series, first slice, then position.
+    scenes: what was looked at. With them, findings of different stacks and series are one where they share a Frame of
+    Reference (0020,0052) and a place; without, those of different series stay apart.
+    The order in which they come does not matter. Merging again changes nothing. Result: by series, first slice, then
+    position. Notes say what was reported otherwise, elsewhere, only once, or missed by a chunk that showed it, too.
     """
-    merged = sorted(findings, key=_order)
+    known = Scenes(scenes)
+    lesions = [_Lesion(finding, (finding,)) for finding in sorted(findings, key=_order)]
     while True:
-        groups = _group(merged)
-        merged = sorted((_fuse(group) for group in groups), key=_order)
+        groups = _group(lesions, known)
+        lesions = sorted((_fuse(group, known) for group in groups), key=lambda lesion: _order(lesion.finding))
         if all(len(group) == 1 for group in groups):
-            return tuple(replace(finding, number=number) for number, finding in enumerate(merged, 1))
+            return _marked(lesions, known)
 
 
-def is_same_lesion(one: Finding, other: Finding) -> bool:
-    """Tell whether two findings may be one lesion: one series, touching slices, near in the plane, compatible words."""
-    return (
-        one.series_uid == other.series_uid
-        and one.first_slice <= other.last_slice + 1
-        and other.first_slice <= one.last_slice + 1
-        and _is_same_place(one, other)
-        and are_compatible(one.observation, other.observation)
-    )
+def is_same_lesion(one: Finding, other: Finding, scenes: Scenes) -> bool:
+    """Tell whether two findings may be one lesion: one place, compatible words."""
+    return scenes.is_same_place(one, other) and are_compatible(one.observation, other.observation)
 
 
-def _group(findings: Sequence[Finding]) -> list[list[Finding]]:
-    """Return the findings in groups that hang together, pair by pair."""
-    groups: list[list[Finding]] = []
-    for finding in findings:
-        joined, apart = [finding], []
+@dataclass(frozen=True, slots=True)
+class _Lesion:
+    """A finding and those it was made of, as the chunks reported them."""
+
+    finding: Finding
+    members: tuple[Finding, ...]
+
+
+def _group(lesions: Sequence[_Lesion], scenes: Scenes) -> list[list[_Lesion]]:
+    """Return the lesions in groups that hang together, pair by pair."""
+    groups: list[list[_Lesion]] = []
+    for lesion in lesions:
+        joined, apart = [lesion], []
         for group in groups:
-            if any(is_same_lesion(finding, member) for member in group):
+            if any(is_same_lesion(lesion.finding, member.finding, scenes) for member in group):
                 joined += group
             else:
                 apart.append(group)
@@ -55,96 +57,41 @@ def _group(findings: Sequence[Finding]) -> list[list[Finding]]:
     return groups
 
 
-# --- the same place ------------------------------------------------------------------------------------------------
-
-
-def _is_same_place(one: Finding, other: Finding) -> bool:
-    if one.extent_mm is None or other.extent_mm is None:  # neighbours by number only: two X-rays may be two views
-        return _picture(one) == _picture(other) and _overlap(one.box, other.box) >= _SAME_BOX_IOU
-    apart_mm = _distance_in_plane_mm(one, other)
-    if apart_mm is None or one.center_lps_mm is None or other.center_lps_mm is None:
-        return _overlap(one.box, other.box) >= _SAME_BOX_IOU
-    allowed_mm = max(_NEAR_MM, (_diameter_mm(one) + _diameter_mm(other)) / 4)
-    # Stacks of one series in different planes share slice numbers; in space such findings lie far apart.
-    along_mm = (one.depth_mm or math.inf) + (other.depth_mm or math.inf)
-    in_space_mm = math.dist(one.center_lps_mm, other.center_lps_mm)
-    return apart_mm <= allowed_mm and in_space_mm <= math.hypot(allowed_mm, along_mm)
-
-
-def _distance_in_plane_mm(one: Finding, other: Finding) -> float | None:
-    """Return how far apart the centres of the boxes are; every picture of a stack shows the same field of view."""
-    if one.width_mm is None or other.width_mm is None:
-        return None
-    units = one.box.x2 - one.box.x1 + other.box.x2 - other.box.x1
-    return math.dist(_center(one.box), _center(other.box)) * (one.width_mm + other.width_mm) / units
-
-
-def _picture(finding: Finding) -> tuple[str, int, int]:
-    return finding.sop_instance_uid, finding.frame_index, finding.key_slice
-
-
-def _diameter_mm(finding: Finding) -> float:
-    return ((finding.width_mm or 0) + (finding.height_mm or 0)) / 2
-
-
-def _center(box: Box) -> tuple[float, float]:
-    return (box.x1 + box.x2) / 2, (box.y1 + box.y2) / 2
-
-
-def _area(box: Box) -> float:
-    return max(box.x2 - box.x1, 0) * max(box.y2 - box.y1, 0)
-
-
-def _overlap(one: Box, other: Box) -> float:
-    """Return the intersection over union of two boxes."""
-    common = _area(Box(max(one.x1, other.x1), max(one.y1, other.y1), min(one.x2, other.x2), min(one.y2, other.y2)))
-    return common / (_area(one) + _area(other) - common)
-
-
 # --- one finding of several ----------------------------------------------------------------------------------------
 
 
-def _fuse(group: Sequence[Finding]) -> Finding:
-    """Return one finding that speaks for the group.
+def _fuse(group: Sequence[_Lesion], scenes: Scenes) -> _Lesion:
+    """Return one lesion that speaks for the group.
 
     Picture, place and words are those of the largest box: a chunk that ends inside a lesion sees only its rim, however
-    sure it is. Slices are everyone's, probabilities the highest.
+    sure it is. Slices are those of everyone in its stack, probabilities the highest.
     """
-    key = max(group, key=_seen)
     if len(group) == 1:
-        return key
-    extents = [finding.extent_mm for finding in group if finding.extent_mm is not None]
+        return group[0]
+    findings = sorted((lesion.finding for lesion in group), key=_order)
+    key = max(findings, key=_seen)
+    here = [finding for finding in findings if scenes.is_same_stack(finding, key)]
+    extents = [finding.extent_mm for finding in here if finding.extent_mm is not None]
     extent = (min(low for low, _ in extents), max(high for _, high in extents)) if extents else None
-    return replace(
+    fused = replace(
         key,
-        first_slice=min(finding.first_slice for finding in group),
-        last_slice=max(finding.last_slice for finding in group),
+        first_slice=min(finding.first_slice for finding in here),
+        last_slice=max(finding.last_slice for finding in here),
         extent_mm=extent,
         depth_mm=extent and extent[1] - extent[0],
-        confidence=_highest(finding.confidence for finding in group),
-        wording_probability=_highest(finding.wording_probability for finding in group),
-        chunks=tuple(sorted({chunk for finding in group for chunk in finding.chunks})),
-        notes=_notes(key, sorted(group, key=_order)),
+        confidence=_highest(finding.confidence for finding in findings),
+        wording_probability=_highest(finding.wording_probability for finding in findings),
+        chunks=tuple(sorted({chunk for finding in here for chunk in finding.chunks})),
+        notes=_unique(*key.notes, *(note for finding in findings for note in finding.notes)),
     )
-
-
-def _notes(key: Finding, group: Sequence[Finding]) -> tuple[str, ...]:
-    inherited = [note for finding in group for note in finding.notes]
-    other_words = [
-        f"also reported as “{finding.observation}” on slice {finding.key_slice} ({finding.view})"
-        for finding in group
-        if finding.observation.casefold() != key.observation.casefold()
-    ]
-    other_sides = [
-        f"the side was also given as {finding.side} on slice {finding.key_slice} ({finding.view})"
-        for finding in group
-        if finding.side != key.side
-    ]
-    return tuple(dict.fromkeys((*key.notes, *inherited, *other_words, *other_sides)))
+    return _Lesion(fused, tuple(member for lesion in group for member in lesion.members))
 
 
 def _seen(finding: Finding) -> tuple[object, ...]:
-    return (_area(finding.box), finding.confidence or 0.0, finding.wording_probability or 0.0, _order(finding))
+    """Order findings by how much of the lesion they show; in one stack boxes are as good as millimetres."""
+    square_mm = (finding.width_mm or 0.0) * (finding.height_mm or 0.0)
+    probabilities = (finding.confidence or 0.0, finding.wording_probability or 0.0)
+    return (square_mm, box_area(finding.box), *probabilities, _order(finding))
 
 
 def _highest(probabilities: Iterable[float | None]) -> float | None:
@@ -157,3 +104,94 @@ def _order(finding: Finding) -> tuple[object, ...]:
     place = (finding.first_slice, finding.last_slice, finding.key_slice, box.y1, box.x1, box.y2, box.x2)
     words = (finding.observation, finding.site, finding.side, finding.side_said, finding.description, finding.certainty)
     return (finding.series_uid, *place, *words, finding.view, finding.chunks, finding.notes)
+
+
+# --- what readings disagree on -------------------------------------------------------------------------------------
+
+
+def _marked(lesions: Sequence[_Lesion], scenes: Scenes) -> tuple[Finding, ...]:
+    """Number the findings and add to each what speaks against it, or was said of it elsewhere."""
+    numbered = [replace(lesion.finding, number=number) for number, lesion in enumerate(lesions, 1)]
+    marked = []
+    for finding, lesion in zip(numbered, lesions, strict=True):
+        members = sorted(lesion.members, key=_order)
+        said = (
+            *_otherwise(finding, members, scenes),
+            *_elsewhere(finding, members, scenes),
+            *_alone(finding, members, scenes),
+            *_missed(finding, members, scenes),
+            *_contradicted(finding, numbered, scenes),
+        )
+        marked.append(replace(finding, notes=_unique(*finding.notes, *said)))
+    return tuple(marked)
+
+
+def _otherwise(finding: Finding, members: Sequence[Finding], scenes: Scenes) -> Iterator[str]:
+    """Say which members had other words or another side."""
+    for member in members:
+        if member.observation.casefold() != finding.observation.casefold():
+            place = _picture_name(member, finding, scenes)
+            yield f"also reported as “{member.observation}” on slice {member.key_slice} ({place})"
+    for member in members:
+        if member.side != finding.side:
+            place = _picture_name(member, finding, scenes)
+            yield f"the side was also given as {member.side} on slice {member.key_slice} ({place})"
+
+
+def _elsewhere(finding: Finding, members: Sequence[Finding], scenes: Scenes) -> Iterator[str]:
+    """Say in which other stacks and series the lesion was seen."""
+    slices: dict[str, tuple[int, int]] = {}
+    for member in members:
+        if not scenes.is_same_stack(member, finding):
+            name = _picture_name(member, finding, scenes)
+            first, last = slices.get(name, (member.first_slice, member.last_slice))
+            slices[name] = min(first, member.first_slice), max(last, member.last_slice)
+    for name, (first, last) in slices.items():
+        yield f"also seen on {_slices(first, last)} ({name})"
+
+
+def _alone(finding: Finding, members: Sequence[Finding], scenes: Scenes) -> Iterator[str]:
+    """Say that a finding has a single picture for a witness, where its neighbours were read, too."""
+    scene = scenes.of(finding)
+    if len(members) > 1 or scene is None or finding.extent_mm is None or len(scene.pictures) == 1:
+        return
+    if any(first <= finding.first_slice and finding.last_slice <= last for first, last in scene.pictures):
+        yield "reported once, on a single picture; its neighbours were read, too"
+
+
+def _missed(finding: Finding, members: Sequence[Finding], scenes: Scenes) -> Iterator[str]:
+    """Say which chunks showed slices of the finding, through the same window, and did not report it."""
+    views = {member.view: scenes.of(member) for member in members if scenes.is_same_stack(member, finding)}
+    for view, scene in views.items():
+        reported = {chunk for member in members if scenes.of(member) is scene for chunk in member.chunks}
+        for chunk, pictures in scene.chunks.items() if scene else ():
+            shown = [picture for picture in pictures if _meet(picture, (finding.first_slice, finding.last_slice))]
+            if shown and chunk not in reported:
+                first = max(finding.first_slice, min(first for first, _ in shown))
+                last = min(finding.last_slice, max(last for _, last in shown))
+                yield f"{_slices(first, last)} read in chunk {chunk + 1}, too ({view}), which did not report it"
+
+
+def _contradicted(finding: Finding, all_findings: Sequence[Finding], scenes: Scenes) -> Iterator[str]:
+    """Say which other names, that cannot mean the same, findings give to the same place; numbers may still change."""
+    for other in all_findings:
+        if other is not finding and scenes.is_same_place(finding, other):
+            yield f"another finding has another name for this place: “{other.observation}”"
+
+
+def _picture_name(member: Finding, finding: Finding, scenes: Scenes) -> str:
+    """Name a member's view, and its series where that is not the finding's."""
+    scene = scenes.of(member)
+    return f"{scene.series_name}, {member.view}" if scene and member.series_uid != finding.series_uid else member.view
+
+
+def _slices(first: int, last: int) -> str:
+    return f"slice {first}" if first == last else f"slices {first}–{last}"
+
+
+def _meet(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    return one[0] <= other[1] and other[0] <= one[1]
+
+
+def _unique(*notes: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(notes))

@@ -23,6 +23,7 @@ from medvl.findings.schema import (
     SIDES,
     SITE_CHARACTERS,
 )
+from medvl.findings.sizes import typed_size_mm
 from medvl.findings.wording import is_absence
 from medvl.records import (
     Box,
@@ -183,6 +184,7 @@ def _tie_claim(claim: _Claim, item: Item, token_map: TokenMap, context: ChunkCon
     place = measure_box(claim.box, geometry, stack, first, last)
     side = judge_side(claim.box, geometry, context.silhouettes[at], stack.plane)
     middle = slabs[at].middle
+    long_axis_mm, short_axis_mm = place.axes_mm
     return Finding(
         number=0,
         observation=claim.observation,
@@ -209,6 +211,10 @@ def _tie_claim(claim: _Claim, item: Item, token_map: TokenMap, context: ChunkCon
         chunks=(context.chunk.index,),
         notes=_side_notes(claim.side, side, from_display=geometry.lps_from_px is None),
         extent_mm=place.extent_mm,
+        long_axis_mm=long_axis_mm,
+        short_axis_mm=short_axis_mm,
+        axis_error_mm=place.axis_error_mm,
+        typed_mm=typed_size_mm(claim.observation, claim.site, claim.description),
     )
 
 

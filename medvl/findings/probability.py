@@ -33,7 +33,11 @@ class TokenMap:
         after: where the list could have ended instead. That choice lies in whichever token covers the separator or
         the brace, as the tokenizer cuts them; the other tokens of the span are forced by the grammar and count 1.
         """
-        covering = self._covering(after, brace + 1)
+        return self.probability_of(after, brace + 1)
+
+    def probability_of(self, start: int, end: int) -> float | None:
+        """Return how probable the tokens that cover a span were together, given what stands before them."""
+        covering = self._covering(start, end)
         return math.prod(token.probability for token in covering) if covering else None
 
     def mean_probability(self, start: int, end: int) -> float | None:

@@ -27,6 +27,7 @@ _FAMILIES = tuple(
         "enlargement cardiomegaly enlarged hepatomegaly splenomegaly 增大",
     )
 )
+_MEMBERS = frozenset().union(*_FAMILIES)
 _PLURALS = (("ies", "y"), ("sses", "ss"), ("ses", "sis"), ("ss", "ss"), ("is", "is"), ("us", "us"), ("s", ""))
 
 
@@ -41,6 +42,20 @@ def is_absence(text: str) -> bool:
     return _ABSENCE.fullmatch(text.strip(" .。")) is not None
 
 
+def broad_name(text: str) -> str:
+    """Return the thing that an observation names, without what it says of it: "solid nodules" are a "nodule".
+
+    That is its last word that stands in a family; the whole text where none does.
+    """
+    folded = _folded(text)
+    # Chinese writes no spaces, so a word of it is found inside a longer run.
+    inside = [member for member in _MEMBERS if not member.isascii() and member in folded]
+    if inside:
+        return max(inside, key=lambda member: (folded.rfind(member) + len(member), len(member)))
+    named = [word for word in map(_singular, _words(folded)) if word in _MEMBERS]
+    return named[-1] if named else text
+
+
 def are_compatible(one: str, other: str) -> bool:
     """Tell whether two observations may name the same lesion: equal words, or head nouns of one family."""
     first, second = _normal_words(one), _normal_words(other)
@@ -48,8 +63,15 @@ def are_compatible(one: str, other: str) -> bool:
 
 
 def _normal_words(text: str) -> frozenset[str]:
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return frozenset(_singular(word) for word in re.findall(r"[^\W\d_]+(?:-[^\W\d_]+)*", folded))
+    return frozenset(map(_singular, _words(_folded(text))))
+
+
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).casefold()
+
+
+def _words(folded: str) -> list[str]:
+    return re.findall(r"[^\W\d_]+(?:-[^\W\d_]+)*", folded)
 
 
 def _singular(word: str) -> str:

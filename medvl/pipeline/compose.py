@@ -19,11 +19,14 @@ from medvl.findings.measure import Silhouette
 from medvl.findings.merge import merge_findings
 from medvl.findings.parse import ChunkContext, parse_reply
 from medvl.findings.schema import BOX_UNITS, impression_schema
+from medvl.findings.second_look import is_contradicted
+from medvl.pipeline.closer import find_spot
 from medvl.pipeline.reading import ChunkReading, FrameKey, StudyReader, frame_key
+from medvl.pipeline.scenes import scene_of, series_name
 from medvl.pipeline.showing import slab_position_mm
 from medvl.pipeline.views import PlannedStudy, PlannedView
 from medvl.prompts import ImpressionFacts, Prompt
-from medvl.records import Finding, Frame, ParsedReply, Stack, Unread
+from medvl.records import Finding, Frame, ParsedReply, Sentence, Stack, Unread
 from medvl.report.document import (
     Impression,
     KeyImage,
@@ -35,6 +38,7 @@ from medvl.report.document import (
 )
 from medvl.report.images import contact_sheet, encode_image
 from medvl.report.notes import report_note
+from medvl.report.words import words_of
 from medvl.settings import Language
 from medvl.text import counted
 
@@ -88,7 +92,8 @@ def count_findings(reading: ChunkReading) -> int:
 def conclude(views: Sequence[ViewReadings]) -> tuple[Finding, ...]:
     """Merge the findings of all chunks and views; probabilities are rounded to what two runs can agree on."""
     replies = (reply for view in views for reply in view.replies if reply and reply.usable)
-    merged = merge_findings(finding for reply in replies for finding in reply.findings)
+    scenes = (scene_of(view.planned, view.understood) for view in views)
+    merged = merge_findings((finding for reply in replies for finding in reply.findings), scenes)
     return tuple(
         replace(each, confidence=_rounded(each.confidence), wording_probability=_rounded(each.wording_probability))
         for each in merged
@@ -105,7 +110,33 @@ def write_impression(
     """Have the model write the impression from the merged list; fall back to a plain one, and say so.
 
     reader: None where the model must not be asked, such as after an interrupt. counts: slices read, slices found.
+    While other findings stand, nothing is concluded from those that the second look contradicts; a sentence of their
+    own names them, so that none vanishes.
     """
+    doubted = [finding for finding in findings if is_contradicted(finding)]
+    standing = findings[: len(findings) - len(doubted)] or findings
+    written = _conclude_from(standing, reader, prompt, counts, language)
+    if not doubted:
+        return written
+    return replace(written, sentences=(*written.sentences, _doubt(doubted, language)))
+
+
+def _doubt(doubted: Sequence[Finding], language: Language) -> Sentence:
+    """Name the findings that the second look contradicts."""
+    words = words_of(language)
+    names = words("impression.separator").join(
+        words("impression.doubted_one", number=finding.number, observation=finding.observation) for finding in doubted
+    )
+    return Sentence(words("impression.doubted", names=names), tuple(finding.number for finding in doubted))
+
+
+def _conclude_from(
+    findings: Sequence[Finding],
+    reader: StudyReader | None,
+    prompt: Prompt,
+    counts: tuple[int, int],
+    language: Language,
+) -> Impression:
     plain = plain_impression(findings, *counts, language)
     if not findings or reader is None:
         return Impression(plain, "template")
@@ -138,7 +169,7 @@ def report_series(
     A series that holds several stacks is reported once for each, since slices are numbered in their stack; frames
     outside every stack come with the first.
     """
-    left_out = {_unread_key(each): each.reason for each in (*planned.unread, *planned.refused)}
+    left_out = {_unread_key(each): each.reason for each in (*planned.unread, *planned.refused, *planned.kept_here)}
     reasons = _frames_failed(views) | left_out
     read = _frames_read(views)
     reports = []
@@ -186,18 +217,19 @@ def study_warnings(planned: PlannedStudy, views: Sequence[ViewReadings]) -> tupl
             "read again with a larger --max-new-tokens"
         )
     for series in (choice.series for choice in planned.choices if choice.read):
-        name = "series without number" if series.number is None else f"series {series.number}"
+        name = series_name(series)
         left_out = sum(each.series_uid == series.uid for each in planned.unread)
         if left_out:
             frames = counted(left_out, "frame")
             warnings.append(f"{frames} of {name} at positions already taken: not read, and perhaps another phase")
         refused = sum(each.series_uid == series.uid for each in planned.refused)
         if refused:
-            warnings.append(f"{counted(refused, 'slice')} of {name} not read: --strict reads no stack with a note")
+            warnings.append(f"{counted(refused, 'slice')} of {name} not read: --strict reads no stack with a caution")
         if series.burned_in_annotation:
+            kept_here = any(each.series_uid == series.uid for each in planned.kept_here)
+            so = "so none was sent to the server" if kept_here else "and --deidentify leaves pixels as they are"
             warnings.append(
-                f"{name} has (0028,0301) Burned In Annotation: its pictures may show who the patient is, "
-                "and --deidentify leaves pixels as they are"
+                f"{name} has (0028,0301) Burned In Annotation: its pictures may show who the patient is, {so}"
             )
     return tuple(warnings)
 
@@ -344,8 +376,8 @@ def gather_evidence(planned: PlannedStudy, findings: Sequence[Finding]) -> Evide
 
 
 def _key_image(planned: PlannedStudy, finding: Finding, files: dict[str, bytes]) -> KeyImage | None:
-    view = next(each for each in planned.views if each.view.name == finding.view and _is_of(each, finding))
-    slab = next(slab for slab in view.view.slabs if any(part.number == finding.key_slice for part in slab.slices))
+    spot = find_spot(planned, finding)
+    view, slab = spot.planned, spot.slab
     try:
         picture = render(slab, view.view.rendering, view.view.stack.turn)
     except FrameError:
@@ -363,10 +395,6 @@ def _key_image(planned: PlannedStudy, finding: Finding, files: dict[str, bytes])
         position_mm=_millimetres(slab_position_mm(slab)) if view.view.stack.slice_spacing_mm else None,
         box=(box.x1 / BOX_UNITS, box.y1 / BOX_UNITS, box.x2 / BOX_UNITS, box.y2 / BOX_UNITS),
     )
-
-
-def _is_of(view: PlannedView, finding: Finding) -> bool:
-    return view.view.stack.series.uid == finding.series_uid
 
 
 def _contact_sheet(view: PlannedView) -> bytes | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
@@ -13,7 +13,8 @@ from time import monotonic
 from medvl import __version__
 from medvl.errors import ModelError
 from medvl.files import write_private
-from medvl.ledger import Ledger, lock
+from medvl.ledger import Entry, Ledger, lock
+from medvl.pipeline.closer import with_densities
 from medvl.pipeline.compose import (
     conclude,
     count_findings,
@@ -25,18 +26,18 @@ from medvl.pipeline.compose import (
     unread_files,
     write_impression,
 )
-from medvl.pipeline.model import ModelChoice, plan_study
+from medvl.pipeline.gallery import update_galleries
+from medvl.pipeline.guidelines import with_guidelines
+from medvl.pipeline.looking import LOOK_PROMPT, Looks, look_again
 from medvl.pipeline.outcome import StudyOutcome
 from medvl.pipeline.reading import ChunkReading, StudyReader
+from medvl.pipeline.sources import PLAN_FILE, ReaderSource
 from medvl.pipeline.views import PlannedStudy, cut_chunks
 from medvl.pipeline.watch import Watcher
-from medvl.planning.device import Device
 from medvl.planning.plan import Plan
+from medvl.planning.served import ServedPlan
 from medvl.prompts import load_prompt
-from medvl.reader.identity import identify_reader
-from medvl.reader.protocol import Reader
-from medvl.reader.weights import ModelLocation
-from medvl.records import ReaderIdentity
+from medvl.records import Finding, ReaderIdentity
 from medvl.report.document import FORMAT, Provenance, ReportDocument, ReportStatus, SeriesReport, StudyFacts, Timing
 from medvl.report.html import write_patient_page
 from medvl.report.identity import deidentified
@@ -44,7 +45,6 @@ from medvl.report.write import write_study
 from medvl.settings import Settings
 
 LEDGER_FOLDER = "ledger"
-PLAN_FILE = "plan.json"
 RUN_FILE = "run.json"
 
 
@@ -54,11 +54,7 @@ class Desk:
 
     settings: Settings
     watcher: Watcher
-    model: ModelChoice
-    location: ModelLocation
-    device: Device
-    open_reader: Callable[[Plan], Reader]
-    trouble: str = ""  # why 8-bit weights cannot be loaded here
+    source: ReaderSource
 
 
 class StudyJob:
@@ -69,15 +65,11 @@ class StudyJob:
         self._desk, self._folder = desk, folder
         self._started, self._clock = _now(), monotonic()
         self._ledger = Ledger(folder / LEDGER_FOLDER)
-        plan_file = folder / LEDGER_FOLDER / PLAN_FILE
         if desk.settings.force:
             self._ledger.clear()
-            plan_file.unlink(missing_ok=True)
-        device = _device_planned_for(plan_file, desk.device)
-        self._plan = plan_study(planned, desk.model, desk.settings, device, desk.trouble)
-        self._planned = cut_chunks(planned, self._plan.chunk_length)
-        self._identity = identify_reader(desk.location, self._plan.precision, desk.model.sampling)
-        write_private(plan_file, json.dumps({"device": asdict(device)}).encode())
+            (folder / LEDGER_FOLDER / PLAN_FILE).unlink(missing_ok=True)
+        self._prepared = desk.source.prepare(planned, folder / LEDGER_FOLDER)
+        self._planned = cut_chunks(planned, self._prepared.plan.chunk_length)
 
     def finish(self) -> StudyOutcome:
         """Read what is missing and write the report.
@@ -88,14 +80,15 @@ class StudyJob:
         reader = StudyReader(
             views,
             self._ledger,
-            self._identity,
-            lambda: desk.open_reader(self._plan),
-            batch=self._plan.batch,
-            max_new_tokens=desk.model.max_new_tokens,
+            self._prepared.identity,
+            self._prepared.open_reader,
+            batch=self._prepared.plan.batch,
+            max_new_tokens=desk.source.model.max_new_tokens,
         )
         known = reader.known_count
         chunks = sum(len(view.view.chunks) for view in views)
         desk.watcher.study_begins(self._planned.study.key, self._planned.slice_count, chunks, known)
+        update_galleries(self._folder, self._planned, reader.digests)
         readings: list[ChunkReading] = []
         try:
             with closing(reader.read()) as arriving:
@@ -129,7 +122,7 @@ class StudyJob:
             chunks_known=known,
             seconds=round(monotonic() - self._clock, 3),
         )
-        write_private(self._folder / RUN_FILE, _run_json(outcome, settings, self._plan, document.timing))
+        write_private(self._folder / RUN_FILE, _run_json(outcome, self._desk, self._prepared.plan, document.timing))
         return outcome
 
     def _compose(
@@ -137,12 +130,13 @@ class StudyJob:
     ) -> tuple[ReportDocument, dict[str, bytes]]:
         planned, settings, study = self._planned, self._desk.settings, self._planned.study
         views = gather_views(planned, readings)
-        findings = conclude(views)
+        looks = self._look_again(with_densities(planned, conclude(views)), reader)
+        findings = looks.findings
         evidence = gather_evidence(planned, findings)
         series = report_series(planned, views, evidence.sheets)
         counts = count_slices(planned, series)
         prompt = load_prompt("impression", settings.language)
-        identity = _really_used(readings, self._identity)
+        identity = _really_used(readings, self._prepared.identity)
         document = ReportDocument(
             format=FORMAT,
             language=settings.language,
@@ -155,13 +149,21 @@ class StudyJob:
             key_images=evidence.key_images,
             series=series,
             unread_files=unread_files(planned),
-            provenance=Provenance(__version__, identity, _settings_shown(settings, self._plan)),
-            timing=self._timing(readings),
+            provenance=Provenance(__version__, identity, _settings_shown(self._desk, self._prepared.plan)),
+            timing=self._timing([*(each.entry for each in readings if each.entry), *looks.entries]),
         )
+        document = with_guidelines(document, settings, evaluated=self._desk.source.model.preferences.evaluated)
         return document, dict(evidence.files)
 
-    def _timing(self, readings: Sequence[ChunkReading]) -> Timing:
-        entries = [each.entry for each in readings if each.entry]
+    def _look_again(self, findings: tuple[Finding, ...], reader: StudyReader | None) -> Looks:
+        """Take a second look, unless none is wanted or the model must not be asked."""
+        manner = self._desk.source.model.look
+        if reader is None or manner is None:
+            return Looks(findings)
+        prompt = load_prompt(LOOK_PROMPT, self._desk.settings.language)
+        return look_again(self._planned, findings, reader, prompt, manner)
+
+    def _timing(self, entries: Sequence[Entry]) -> Timing:
         return Timing(
             started=self._started,
             finished=_now(),
@@ -186,36 +188,25 @@ def _status(series: Sequence[SeriesReport], counts: tuple[int, int]) -> ReportSt
     return "complete" if counts[0] else "nothing"
 
 
-def _device_planned_for(path: Path, here: Device) -> Device:
-    """The device with the memory that was free when an earlier run planned this study on it.
-
-    Another amount would cut other chunks, which the ledger does not know.
-    """
-    try:
-        earlier = Device(**json.loads(path.read_text())["device"])
-        known = replace(here, free_bytes=int(earlier.free_bytes))
-    except (OSError, ValueError, KeyError, TypeError):
-        return here
-    return known if known == earlier else here
-
-
-def _settings_shown(settings: Settings, plan: Plan) -> tuple[tuple[str, str], ...]:
+def _settings_shown(desk: Desk, plan: Plan | ServedPlan) -> tuple[tuple[str, str], ...]:
     """Settings as asked for, and what the plan made of them; folders are left out, since they may name a patient."""
+    settings = desk.settings
     asked = {field.name: getattr(settings, field.name) for field in fields(settings)}
     shown = {
         name: value for name, value in asked.items() if name not in ("output", "force", "cache") and value is not None
     }
     shown |= {"prompt": Path(settings.prompt).name} if settings.prompt else {}
-    shown |= {"model": Path(settings.model).name if Path(settings.model).exists() else settings.model}
+    shown |= {"model": desk.source.model.name}
+    shown |= {"second_look": "findings" if desk.source.model.look else "off"}
     shown |= {"chunk_length": plan.chunk_length, "overlap": plan.overlap}
     return tuple((name, ", ".join(value) if isinstance(value, tuple) else str(value)) for name, value in shown.items())
 
 
-def _run_json(outcome: StudyOutcome, settings: Settings, plan: Plan, timing: Timing) -> bytes:
+def _run_json(outcome: StudyOutcome, desk: Desk, plan: Plan | ServedPlan, timing: Timing) -> bytes:
     content = {
         "medvl_version": __version__,
         "outcome": asdict(replace(outcome, page=None)),
-        "settings": dict(_settings_shown(settings, plan)),
+        "settings": dict(_settings_shown(desk, plan)),
         "plan": asdict(plan),
         "timing": asdict(timing),
     }

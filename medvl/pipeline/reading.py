@@ -6,7 +6,7 @@ later, from the ledger's entries.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from medvl.dicom.frames import FrameError, pixel_digest
 from medvl.dicom.grey import GREY_VERSION
-from medvl.errors import ModelError, OutOfMemoryError
+from medvl.errors import ModelError, OutOfMemoryError, TooLargeError
 from medvl.findings.schema import reply_schema
 from medvl.ledger import Entry, Ledger, entry_key
 from medvl.pipeline.ahead import work_ahead
@@ -24,7 +24,7 @@ from medvl.pipeline.views import PlannedView
 from medvl.planning.chunks import halve_chunk, overlap_for
 from medvl.prompts import PromptText
 from medvl.reader.protocol import Reader
-from medvl.records import Chunk, Frame, ReaderIdentity, Request, Slab, Slice
+from medvl.records import Chunk, Frame, ReaderIdentity, Request, Slab, Slice, Unanswered
 from medvl.text import counted
 
 OpenReader = Callable[[], Reader]
@@ -32,6 +32,8 @@ FrameKey = tuple[str, str, int]  # file, member of an archive, frame index; UIDs
 
 _CHUNKS_AHEAD = 2  # rendered chunks that wait for the reader
 _UNDECODABLE = "none of its slices could be decoded"
+_TOO_LARGE_LOOK = "it did not fit into memory"
+_REFUSED_ALONE = "the reader does not take it, even alone"
 _TOO_LARGE = "it did not fit into memory, even alone; choose a smaller --size or --precision"
 
 
@@ -62,6 +64,15 @@ class ChunkReading:
         if self.entry is None:
             return ()
         return tuple((self.chunk.slabs[i].slices[j], reason) for i, j, reason in self.entry.unread)
+
+
+@dataclass(frozen=True, slots=True)
+class ShortQuestion:
+    """A short question about some slabs, asked beside the chunks."""
+
+    slabs: tuple[Slab, ...]
+    facts: Mapping[str, Any]  # all that decides the answer, but for pixels and reader
+    show: Callable[[], Request]  # raises FrameError
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,18 +131,19 @@ class _Backlog:
     def shrink(self, rows: int, halve: Callable[[_Question], list[_Question]]) -> None:
         """Ask for less, since `rows` questions at once did not fit: half the rows, and from one row on half the chunk.
 
-        Alone, the first open question was the one that did not fit; as long a chunk is not tried again. What cannot
-        get shorter is given up.
+        Alone, the first open question was the one that did not fit.
         """
         self.rows = max(1, rows // 2)
-        if rows > 1:
-            return
-        too_long = len(self.questions[0].chunk.slabs)
+        if rows == 1:
+            self.shorten(len(self.questions[0].chunk.slabs), halve, _TOO_LARGE)
+
+    def shorten(self, too_long: int, halve: Callable[[_Question], list[_Question]], failure: str) -> None:
+        """Halve chunks until each is shorter than `too_long`; what cannot get as short is given up."""
         parts = (part for each in self.questions for part in _shortened(each, too_long, halve))
         self.questions = list({part.same: part for part in parts}.values())
         for question in self.questions:
             if len(question.chunk.slabs) >= too_long:
-                self.give_up(question, _TOO_LARGE)
+                self.give_up(question, failure)
 
 
 def _shortened(
@@ -181,6 +193,11 @@ class StudyReader:
         """Chunks that earlier runs finished."""
         return len(self._known)
 
+    @property
+    def digests(self) -> Mapping[FrameKey, str]:
+        """What identifies the pixels of each frame."""
+        return self._digests
+
     def read(self) -> Generator[ChunkReading, None, None]:
         """Yield each chunk as soon as its reading is in the ledger, known ones first, the others as they arrive.
 
@@ -194,7 +211,7 @@ class StudyReader:
             yield from backlog.failures()
 
     def ask(self, text: PromptText, schema: str, task: str) -> Entry:
-        """Ask one question without pictures; the ledger answers if it can. Raises ModelError."""
+        """Ask one question without pictures; the ledger answers if it can. Raises ModelError if nothing does."""
         facts = {"task": task, "text": text._asdict(), "schema": schema, "reader": self._facts}
         key = entry_key(facts)
         entry = self._ledger.find(key)
@@ -202,9 +219,63 @@ class StudyReader:
             reader = self._opened()
             request = Request((text.instruction + "\n\n" + text.query,), schema, self._max_new_tokens)
             [(_, reading)] = reader.read([request], rows=1)
+            if isinstance(reading, Unanswered):
+                raise ModelError(reading.reason)
             entry = Entry(reading, reader.identity)
             self._ledger.save(key, entry, facts)
         return entry
+
+    def answer(self, questions: Sequence[ShortQuestion]) -> list[Entry | str]:
+        """Answer short questions, in their order: each with its entry, or why there is none.
+
+        The ledger answers what it knows. A reader whose replies depend on their neighbours is asked one by one, so
+        that no answer depends on which of them an earlier run has left open. Raises OutputError.
+        """
+        asked = [self._short_facts(question) for question in questions]
+        answers: list[Entry | str | None] = [self._ledger.find(entry_key(facts)) for facts in asked]
+        rows = self._batch
+        while None in answers:
+            try:
+                reader = self._opened()
+                rows = rows if reader.independent else 1
+                for i, entry in self._ask_open(reader, questions, answers, rows):
+                    answers[i] = entry
+                    self._ledger.save(entry_key(asked[i]), entry, asked[i])
+                if None in answers:
+                    raise ValueError(f"the reader left {counted(answers.count(None), 'question')} without an answer")
+            except OutOfMemoryError:
+                if rows == 1:  # then it was the first of those still open
+                    answers[answers.index(None)] = _TOO_LARGE_LOOK
+                rows = max(1, rows // 2)
+            except ModelError as error:
+                answers = [str(error) if answer is None else answer for answer in answers]
+        return [answer for answer in answers if answer is not None]
+
+    def _short_facts(self, question: ShortQuestion) -> dict[str, Any]:
+        pixels = [[self._digests[frame_key(part.frame)] for part in slab.slices] for slab in question.slabs]
+        return {**question.facts, "pixels": pixels, "reader": self._facts}
+
+    def _ask_open(
+        self, reader: Reader, questions: Sequence[ShortQuestion], answers: list[Entry | str | None], rows: int
+    ) -> Iterator[tuple[int, Entry]]:
+        """Yield the answers to those still open; why one cannot be asked is written into `answers`."""
+        asked: list[int] = []
+
+        def requests(rendered: Iterable[tuple[int, Request | FrameError]]) -> Iterator[Request]:
+            for i, request in rendered:
+                if isinstance(request, FrameError):
+                    answers[i] = request.reason
+                else:
+                    asked.append(i)
+                    yield request
+
+        open_ones = [i for i, answer in enumerate(answers) if answer is None]
+        with closing(work_ahead(lambda i: (i, _shown_or_error(questions[i])), open_ones, _CHUNKS_AHEAD)) as rendered:
+            for number, reading in reader.read(requests(rendered), rows):
+                if isinstance(reading, Unanswered):
+                    answers[asked[number]] = reading.reason
+                else:
+                    yield asked[number], Entry(reading, reader.identity)
 
     def _questions(self, views: Sequence[PlannedView]) -> Iterator[_Question]:
         chunks = [(planned, chunk) for planned in views for chunk in planned.view.chunks]
@@ -240,7 +311,7 @@ class StudyReader:
         return _Question(planned, chunk, batch, entry_key(facts), facts)
 
     def _work_off(self, backlog: _Backlog) -> Iterator[ChunkReading]:
-        """Read the backlog; once memory runs out, cut what is left of it into less and stop."""
+        """Read the backlog; once something is too much, cut what is left of it into less and stop."""
         with closing(work_ahead(self._show, tuple(backlog.questions), _CHUNKS_AHEAD)) as rendered:
             for first in rendered:
                 if first.shown.request is None:
@@ -256,6 +327,9 @@ class StudyReader:
                     yield from self._read_call(reader, call, rows, backlog)
                 except OutOfMemoryError:
                     backlog.shrink(rows, self._halves)
+                    return
+                except TooLargeError as error:
+                    backlog.shorten(error.too_many, self._halves, f"{_REFUSED_ALONE}: {error.found}")
                     return
         if backlog.questions:
             raise ValueError(f"the reader left {counted(len(backlog.questions), 'request')} without an answer")
@@ -275,9 +349,12 @@ class StudyReader:
 
         for number, reading in reader.read(requests(), rows):
             question, shown = asked[number]
-            entry = Entry(reading, reader.identity, shown.silhouettes, shown.unread)
-            self._ledger.save(question.key, entry, question.facts)
-            yield backlog.close(question, entry)
+            if isinstance(reading, Unanswered):
+                yield backlog.close(question, None, reading.reason)
+            else:
+                entry = Entry(reading, reader.identity, shown.silhouettes, shown.unread)
+                self._ledger.save(question.key, entry, question.facts)
+                yield backlog.close(question, entry)
             yield from backlog.failures()
 
     def _show(self, question: _Question) -> _Rendered:
@@ -286,6 +363,13 @@ class StudyReader:
     def _halves(self, whole: _Question) -> list[_Question]:
         halves = halve_chunk(whole.chunk, overlap_for(len(whole.chunk.slabs)))
         return [self._question(whole.planned, half, whole.batch) for half in halves] if len(halves) > 1 else []
+
+
+def _shown_or_error(question: ShortQuestion) -> Request | FrameError:
+    try:
+        return question.show()
+    except FrameError as error:
+        return error
 
 
 def _digests(slabs: Iterable[Slab]) -> dict[FrameKey, str]:

@@ -12,6 +12,7 @@ from medvl.dicom.gate import note_stacks
 from medvl.dicom.geometry import auto_slab_mm, slabs, stack_series
 from medvl.dicom.scan import unread_frames
 from medvl.dicom.select import Choice, KernelWish, select_series, stack_left_out
+from medvl.dicom.severity import cautions
 from medvl.dicom.stack_window import header_window, measured_window, uptake_window
 from medvl.dicom.window import parse_windows
 from medvl.errors import SettingsError, WindowError
@@ -24,6 +25,9 @@ from medvl.settings import Language
 
 DEFAULT_SIZE_PX = 512
 MAX_SIZE_PX = 2048
+_KEPT_HERE = (
+    "not sent to a server elsewhere: its pictures may show who the patient is, says (0028,0301) Burned In Annotation"
+)
 _WINDOWS_OF_THE_STACK = ("auto", "header", "percentile", "suv")  # numbers come from the slices themselves
 # Where a prompt names no window. MR values have no scale, and each slice's header may name a window of its own.
 _OWN_WINDOWS = {"MR": "percentile", "PT": "suv"}
@@ -39,7 +43,8 @@ class Wanted:
     slab: str = "auto"
     prompt: str | None = None
     language: Language = "en"
-    strict: bool = False  # leave out every stack with a note
+    strict: bool = False  # leave out every stack with a caution
+    leaves_machine: bool = False  # pictures go elsewhere, so that names in their pixels must not
 
     def __post_init__(self) -> None:
         if self.size_px % 32 or not 32 <= self.size_px <= MAX_SIZE_PX:
@@ -79,6 +84,7 @@ class PlannedStudy:
     views: tuple[PlannedView, ...]
     unread: tuple[Unread, ...]  # frames of chosen series that have no place in a stack
     refused: tuple[Unread, ...] = ()  # slices of stacks that --strict leaves out
+    kept_here: tuple[Unread, ...] = ()  # slices that no server is shown, since they may name the patient
     set_aside: tuple[SetAside, ...] = ()  # other stacks of chosen series
 
     @property
@@ -101,6 +107,7 @@ def plan_views(study: Study, wanted: Wanted, prompts: Prompts) -> PlannedStudy:
     views: list[PlannedView] = []
     unread: list[Unread] = []
     refused: list[Unread] = []
+    kept_here: list[Unread] = []
     set_aside: list[SetAside] = []
     for choice in choices:
         if choice.read:
@@ -112,12 +119,24 @@ def plan_views(study: Study, wanted: Wanted, prompts: Prompts) -> PlannedStudy:
                     set_aside.append(SetAside(stack, f"{reason}; --series {stack.series.uid} reads all"))
                     continue
                 stacks.append(stack)
-                if wanted.strict and stack.notes:
+                if wanted.leaves_machine and stack.series.burned_in_annotation:
+                    kept_here += unread_frames((each.frame for each in stack.slices), _KEPT_HERE, stack.series.uid)
+                    continue
+                if wanted.strict and cautions(stack.notes):
                     refused += _refused(stack)
                     continue
                 name = f"{_stack_name(i, stack)}, " if several else ""  # a view's name tells its stack, too
                 views += _views_of(study, stack, name, wanted, prompts)
-    return PlannedStudy(study, choices, tuple(stacks), tuple(views), tuple(unread), tuple(refused), tuple(set_aside))
+    return PlannedStudy(
+        study,
+        choices,
+        tuple(stacks),
+        tuple(views),
+        tuple(unread),
+        refused=tuple(refused),
+        kept_here=tuple(kept_here),
+        set_aside=tuple(set_aside),
+    )
 
 
 def judged_stacks(study: Study, series: Series) -> tuple[tuple[Stack, ...], tuple[Unread, ...]]:
@@ -128,7 +147,7 @@ def judged_stacks(study: Study, series: Series) -> tuple[tuple[Stack, ...], tupl
 
 def _refused(stack: Stack) -> Iterator[Unread]:
     words = words_of("en")
-    reason = f"--strict: {'; '.join(note_text(note, words) for note in stack.notes)}"
+    reason = f"--strict: {'; '.join(note_text(note, words) for note in cautions(stack.notes))}"
     return unread_frames((each.frame for each in stack.slices), reason, stack.series.uid)
 
 

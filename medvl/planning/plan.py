@@ -36,6 +36,7 @@ _CLEARLY_FASTER = 0.9  # of the time in 8 bits, for bf16 to be chosen: 8 bits ar
 _MOST_ROWS: dict[DecodePath, int] = {"engine": 32, "stock": 16, "cpu": 4}
 _MOST_PATCHES_AT_ONCE = 5 * 1024  # five pictures of 512² keep a card busy; half of ten, so few are there to fill up
 _MOST_KEPT_BYTES = 4 * GIB  # of encoded pictures: 500 of 512² for the 8B
+_LOOK_NEW_TOKENS = 8  # {"answer": "yes"}
 _EXPECTED_NEW_TOKENS = 150  # a chunk's usual reply; the cap is for the rare long one
 
 
@@ -48,6 +49,8 @@ class Workload:
     text_tokens: int  # instruction, query and chat marks of one chunk
     label_tokens: int  # of one picture's label and marks
     new_tokens: int  # cap per chunk
+    look_tokens: int = 0  # of one second look's prompt, pictures included; 0: none are taken
+    look_vision_tokens: int = 0  # of its pictures alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,8 @@ class Plan:
     seconds: float
     fits: bool
     advice: str
+    look_tokens: int = 0  # of one second look, of which there are as many as findings; not in token_count
+    look_seconds: float = 0.0  # for one, likewise not in seconds
 
 
 def plan_reading(shape: ModelShape, device: Device, work: Workload, wishes: Wishes, budget_bytes: int | None) -> Plan:
@@ -236,7 +241,16 @@ def _describe(task: _Task, precision: Precision, reason: str, choice: tuple[int,
         seconds=estimate_seconds(task.shape, task.device, precision, amount, task.path),
         fits=memory.peak_bytes <= task.available_bytes,
         advice="",
+        look_tokens=task.work.look_tokens,
+        look_seconds=_look_seconds(task, precision),
     )
+
+
+def _look_seconds(task: _Task, precision: Precision) -> float:
+    """Estimate the time of one second look by itself; several at once take less each."""
+    tokens = task.work.look_tokens
+    amount = Amount(1, 1, tokens, tokens, task.work.look_vision_tokens, _LOOK_NEW_TOKENS)
+    return estimate_seconds(task.shape, task.device, precision, amount, task.path) if tokens else 0.0
 
 
 def _weighed(task: _Task, plan: Plan) -> Plan:

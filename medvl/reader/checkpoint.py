@@ -46,6 +46,7 @@ class Preferences:
     max_new_tokens: int | None = None
     second_look: str | None = None  # off or findings
     look_px: int | None = None  # side of the pictures of a second look
+    looks_for: tuple[str, ...] = ()  # what it can be asked about in a second look; empty: anything
     warning: str = ""  # shown in red wherever its findings are
     evaluated: bool = False  # its accuracy was measured and published with it
 
@@ -71,6 +72,7 @@ _PREFERENCE_KINDS: dict[str, tuple[type, str]] = {
     "max_new_tokens": (int, "a whole number"),
     "second_look": (str, "text"),
     "look_px": (int, "a whole number"),
+    "looks_for": (list, "a list of texts"),
     "warning": (str, "text"),
     "evaluated": (bool, "true or false"),
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from medvl.records import Finding, Patient, PlaneName, ReaderIdentity, Sentence
+from medvl.records import Finding, Patient, PlaneName, ReaderIdentity, Sentence, Severity
 
 ReportStatus = Literal["complete", "partial", "nothing"]  # all read, part of it, or nothing there to read
 FORMAT = 1  # raised when a reader of older files would misunderstand newer ones
@@ -64,6 +64,7 @@ class NoteReport:
     values: dict[str, float | str]
     text: str  # in English, whatever the report's language; other languages are worded from code and values
     action: str
+    severity: Severity = "caution"  # of files written before it was told
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,45 @@ class Impression:
     sentences: tuple[Sentence, ...]
     written_by: Literal["model", "template"]
     note: str = ""  # e.g. why the template was used
+
+
+@dataclass(frozen=True, slots=True)
+class PhraseReport:
+    """Something a guideline's answer says: a code, its values, and the words for them."""
+
+    code: str
+    values: dict[str, float | str]
+    text: str  # in English, whatever the report's language; other languages are worded from code and values
+
+
+@dataclass(frozen=True, slots=True)
+class InputReport:
+    """One fact that a guideline's answer rests on."""
+
+    phrase: PhraseReport
+    measured: bool  # False: stated by the user
+
+
+@dataclass(frozen=True, slots=True)
+class GuidelineResult:
+    """One row of a guideline's table."""
+
+    name: str  # of the category; empty where rows have none
+    row: tuple[PhraseReport, ...]
+    management: PhraseReport | None
+
+
+@dataclass(frozen=True, slots=True)
+class GuidelineReport:
+    """What a guideline says of the study, or why it cannot be applied: results or reasons, never both."""
+
+    code: Literal["lung_rads", "fleischner", "li_rads"]
+    finding: int | None  # the one that decided
+    results: tuple[GuidelineResult, ...]  # of the measured size first, then those that its error reaches
+    modifiers: tuple[str, ...]
+    inputs: tuple[InputReport, ...]
+    cautions: tuple[PhraseReport, ...]
+    reasons: tuple[PhraseReport, ...]  # why it cannot be applied
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,3 +210,4 @@ class ReportDocument:
     unread_files: tuple[UnreadFile, ...]
     provenance: Provenance
     timing: Timing
+    guidelines: tuple[GuidelineReport, ...] = ()

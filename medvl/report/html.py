@@ -1,4 +1,8 @@
-"""Makes the pages: one self-contained HTML file per patient and the list of all patients. Pages run no script."""
+"""Makes the pages: one HTML file per patient and the list of all patients.
+
+A page runs one script, named by its digest, and shows everything but the viewer without it. Only the viewer's
+pictures lie beside the page.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from medvl.errors import InputError
 from medvl.files import write_private
-from medvl.records import Finding
-from medvl.report.formats import clock, dash, decimal, duration, iso_date, person_name, plain_text, utc_minute, whole_mm
+from medvl.report.formats import clock, dash, decimal, duration, iso_date, person_name, plain_text, utc_minute
+from medvl.report.guidelines import phrase_text
 from medvl.report.identity import deidentified
 from medvl.report.notes import note_action, note_text
 from medvl.report.present import StudyPage, StudyRow, study_pages, study_rows
-from medvl.report.schema import Summary
+from medvl.report.review import NAME_CHARACTERS, NOTE_CHARACTERS, OBSERVATION_CHARACTERS
 from medvl.report.words import Words, words_of
 
 if TYPE_CHECKING:
@@ -25,6 +29,10 @@ if TYPE_CHECKING:
 
 PAGE_FILE = "index.html"
 _TEMPLATES = Path(__file__).parent / "templates"
+_SCRIPTS = {
+    "patient.html": ("pictures.js", "viewer.js", "review.js"),
+    "index.html": ("worklist.js",),
+}
 _NAMES_SHOWN = 20  # file names listed for one reason
 
 
@@ -39,16 +47,6 @@ class PatientRows:
     def study_count(self) -> int:
         """Studies of the patient, unreadable ones included."""
         return len(self.entries)
-
-    @property
-    def newest(self) -> Summary | None:
-        """The newest study that could be read."""
-        return next((entry.summary for entry in self.entries if entry.summary), None)
-
-    @property
-    def newest_date(self) -> str:
-        """Its date, for sorting."""
-        return self.newest.study.date if self.newest else ""
 
 
 def write_patient_page(patient_folder: Path, *, deidentify: bool) -> Path:
@@ -80,9 +78,10 @@ def write_index(reports_folder: Path, *, deidentify: bool = False) -> Path:
     folders = sorted(path for path in reports_folder.glob("*") if path.is_dir())
     patients = [PatientRows(folder.name, study_rows(folder, prepare)) for folder in folders]
     patients = [patient for patient in patients if patient.entries]
-    patients.sort(key=lambda patient: patient.newest_date, reverse=True)
-    language = next((patient.newest.language for patient in patients if patient.newest), "en")
-    return _write(reports_folder / PAGE_FILE, _render("index.html", words_of(language), patients=patients))
+    rows = [(patient, entry) for patient in patients for entry in patient.entries]
+    rows.sort(key=lambda row: row[1].summary.study.date if row[1].summary else "", reverse=True)
+    language = next((entry.summary.language for _, entry in rows if entry.summary), "en")
+    return _write(reports_folder / PAGE_FILE, _render("index.html", words_of(language), patients=patients, rows=rows))
 
 
 def _write(path: Path, page: str) -> Path:
@@ -93,10 +92,24 @@ def _write(path: Path, page: str) -> Path:
 def _render(template: str, words: Words, **values: object) -> str:
     from markupsafe import Markup
 
-    style = _style(words)
-    digest = b64encode(sha256(style.encode()).digest()).decode("ascii")
-    page = _environment().get_template(template)
-    return page.render(words=words, style=Markup(style), style_digest=Markup(f"sha256-{digest}"), **values)
+    style, script = _style(words), "".join((_TEMPLATES / name).read_text("utf-8") for name in _SCRIPTS[template])
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            words=words,
+            style=Markup(style),
+            style_digest=_digest(style),
+            script=Markup(script),
+            script_digest=_digest(script),
+            **values,
+        )
+    )
+
+
+def _digest(text: str) -> str:
+    """Name an inline style or script as a Content-Security-Policy does."""
+    return f"sha256-{b64encode(sha256(text.encode()).digest()).decode('ascii')}"
 
 
 def _style(words: Words) -> str:
@@ -119,6 +132,11 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.globals["names_shown"] = _NAMES_SHOWN
+    environment.globals["limits"] = {
+        "name": NAME_CHARACTERS,
+        "note": NOTE_CHARACTERS,
+        "observation": OBSERVATION_CHARACTERS,
+    }
     environment.filters |= {
         "clock": clock,
         "dash": dash,
@@ -129,8 +147,8 @@ def _environment() -> Environment:
         "note_action": note_action,
         "numbers_from_one": _numbers_from_one,
         "person": person_name,
+        "phrase": phrase_text,
         "rect": _rect,
-        "size": _size,
         "utc": utc_minute,
     }
     return environment
@@ -143,11 +161,6 @@ def _shown(value: Any) -> Any:
 
 def _numbers_from_one(indices: Sequence[int]) -> str:
     return " + ".join(str(index + 1) for index in indices)
-
-
-def _size(finding: Finding) -> str:
-    sides = (finding.width_mm, finding.height_mm, finding.depth_mm)
-    return " × ".join(map(whole_mm, sides)) if any(side is not None for side in sides) else "–"
 
 
 def _rect(box: tuple[float, float, float, float]) -> Any:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from medvl.dicom.severity import reason_for, severity
 from medvl.records import Note
 from medvl.report.document import NoteReport
 from medvl.report.formats import decimal
 from medvl.report.words import Words, words_of
 
-_FIXED = {"plane": "plane", "tag": "region", "word": "region"}  # values with words of their own
+VALUE_GROUPS = {"plane": "plane", "tag": "region", "word": "region"}  # values with words of their own
 
 
 def report_note(note: Note) -> NoteReport:
     """Turn a note into what report.json holds: code, values and the English sentences."""
     words = words_of("en")
-    return NoteReport(note.code, dict(note.values), note_text(note, words), note_action(note, words))
+    text, action = note_text(note, words), note_action(note, words)
+    return NoteReport(note.code, dict(note.values), text, action, severity(note.code))
 
 
 def note_text(note: Note | NoteReport, words: Words) -> str:
@@ -27,14 +29,15 @@ def note_action(note: Note | NoteReport, words: Words) -> str:
 
 
 def notes_table() -> str:
-    """Write every code with its words as a Markdown table, for the documentation."""
+    """Write every code with its words and its severity as a Markdown table, for the documentation."""
     table = words_of("en").table
     codes = [key.split(".")[1] for key in table if key.startswith("note.") and key.endswith(".action")]
     rows = (
-        f"| `{code}` | {_template(table[f'note.{code}'])} | {_template(table[f'note.{code}.action'])} |"
+        f"| `{code}` | {_template(table[f'note.{code}'])} | {_template(table[f'note.{code}.action'])} "
+        f"| {severity(code)}: {reason_for(code)} |"
         for code in codes
     )
-    return "\n".join(("| code | what was found | what medvl does |", "|---|---|---|", *rows))
+    return "\n".join(("| code | what was found | what medvl does | severity |", "|---|---|---|---|", *rows))
 
 
 def _template(entry: str | dict[str, str]) -> str:
@@ -45,7 +48,7 @@ def _template(entry: str | dict[str, str]) -> str:
 def _shown(note: Note | NoteReport, words: Words) -> dict[str, object]:
     values = dict(note.values).items()
     return {
-        name: words.of(_FIXED.get(name, ""), value) if isinstance(value, str) else _number(value)
+        name: words.of(VALUE_GROUPS.get(name, ""), value) if isinstance(value, str) else _number(value)
         for name, value in values
     }
 

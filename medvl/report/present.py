@@ -7,13 +7,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import quote
 
 from medvl.errors import InputError
 from medvl.records import Finding
 from medvl.report.coverage import ReasonGroup, SeriesCoverage, coverage_of, group_by_reason
 from medvl.report.document import KeyImage, ReportDocument, SeriesReport, ViewReport
-from medvl.report.formats import age_years, dash, iso_date
+from medvl.report.formats import age_years, dash, decimal, iso_date, plain_text, whole_mm
+from medvl.report.review import REVIEW_FILE, Review, read_review, report_digest
 from medvl.report.schema import Summary, read_document, read_summary
+from medvl.report.sentences import reword_document
+from medvl.report.viewer import Gallery, read_galleries, script_json, viewer_data
 from medvl.report.words import Words, words_of
 from medvl.report.write import IMAGE_FOLDER, REPORT_FILE
 
@@ -29,8 +33,8 @@ _EDGES = {
 Kind = TypeVar("Kind", ReportDocument, Summary)
 
 
-class DataUrl(str):
-    """A picture inside the page: base64 of our own making, so it is neither cut nor cleaned nor escaped like text."""
+class Verbatim(str):
+    """Text of our own making, base64 or JSON, which the page neither cuts nor cleans nor escapes."""
 
     def __html__(self) -> str:
         """Tell the template engine that nothing needs escaping."""
@@ -42,11 +46,22 @@ class KeyPicture:
     """One key image with all its figure shows."""
 
     key: KeyImage
-    url: DataUrl
+    url: Verbatim
     what: str
     box: tuple[float, float, float, float]
     edges: tuple[tuple[str, str], ...]
     first: bool  # of its finding: the one links lead to
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One measured or stated value of a finding."""
+
+    name: str
+    value: str
+    detail: str = ""
+    warn: bool = False
+    copied: bool = True  # with the report's text
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +71,7 @@ class Sheet:
     series: int | None
     view: str
     window: str
-    url: DataUrl
+    url: Verbatim
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +86,16 @@ class StudyPage:
     lost_files: tuple[ReasonGroup, ...]  # that should have been read
     key_images: tuple[KeyPicture, ...]
     sheets: tuple[Sheet, ...]
+    galleries: tuple[Gallery, ...] = ()
+    folder: str = ""  # the study's, relative to the page
+    digest: str = ""  # of report.json as it lies on disk
+    review: Review | None = None  # of this very report
 
     @property
-    def shown(self) -> frozenset[int]:
-        """Numbers of the findings that have a key image."""
-        return frozenset(image.key.finding for image in self.key_images)
+    def data(self) -> Verbatim:
+        """What the page's script has to know, as JSON."""
+        shown = viewer_data(self.document, self.coverage, self.galleries, self.folder, self.words)
+        return Verbatim(script_json(shown | {"report": self.digest, "review": _saved(self.review)}))
 
     @property
     def views(self) -> tuple[tuple[SeriesReport, ViewReport], ...]:
@@ -117,6 +137,24 @@ class StudyPage:
         age = age_years(birth_date, self.document.study.date)
         return iso_date(birth_date) + ("" if age is None else f" ({self.words('age', n=age)})")
 
+    def pictures_of(self, finding: Finding) -> tuple[KeyPicture, ...]:
+        """Key images of one finding."""
+        return tuple(picture for picture in self.key_images if picture.key.finding == finding.number)
+
+    def facts_of(self, finding: Finding) -> tuple[Fact, ...]:
+        """What was measured of a finding and how sure the model is; what was not measured is left out."""
+        words = self.words
+        facts = (
+            *_size_facts(finding, words),
+            _density_fact(finding, words),
+            _side_fact(finding, words),
+            Fact(words("slices"), _span(finding), self.series_label(finding) if len(self.views) > 1 else ""),
+            _second_look_fact(finding, words),
+            Fact(words("certainty"), words.of("certainty", finding.certainty), words("certainty_hint")),
+            _confidence_fact(finding, words),
+        )
+        return tuple(fact for fact in facts if fact)
+
     def series_label(self, finding: Finding) -> str:
         """Say in which series and view a finding was seen."""
         numbers = {series.uid: series.number for series in self.document.series}
@@ -141,14 +179,74 @@ class StudyRow:
     problem: str = ""
 
 
+def _size_facts(finding: Finding, words: Words) -> Iterator[Fact]:
+    """Axes with their error where they were measured, else the sides of the box."""
+    if finding.long_axis_mm is None or finding.short_axis_mm is None:
+        sides = (finding.width_mm, finding.height_mm, finding.depth_mm)
+        if any(side is not None for side in sides):
+            yield Fact(words("size"), " × ".join(map(whole_mm, sides)), words("size_hint"))
+        return
+    axes = words("axes_value", long=decimal(finding.long_axis_mm), short=decimal(finding.short_axis_mm))
+    error = "" if finding.axis_error_mm is None else f" {words('axes_error', error=decimal(finding.axis_error_mm))}"
+    said = words("said_mm", mm=decimal(finding.typed_mm)) if _contradicts(finding) else ""
+    yield Fact(words("axes"), axes + error, said)
+    if finding.depth_mm is not None:
+        yield Fact(words("depth"), words("depth_value", mm=decimal(finding.depth_mm)))
+
+
+def _contradicts(finding: Finding) -> bool:
+    """Tell whether the model wrote another size than was measured."""
+    if finding.typed_mm is None or finding.long_axis_mm is None:
+        return False
+    return abs(finding.typed_mm - finding.long_axis_mm) > (finding.axis_error_mm or 0)
+
+
+def _density_fact(finding: Finding, words: Words) -> Fact | None:
+    density = finding.density
+    if density is None:
+        return None
+    spread = words("density_range", low=decimal(density.low_hu, 0), high=decimal(density.high_hu, 0))
+    hint = words.of("density", density.hint)
+    return Fact(
+        words("density"),
+        words("density_value", mean=decimal(density.mean_hu, 0)),
+        "; ".join(filter(None, (spread, hint))),
+    )
+
+
+def _side_fact(finding: Finding, words: Words) -> Fact:
+    contradicted = finding.side_said not in ("none", finding.side)
+    said = words("side_said", side=words.of("side", finding.side_said)) if contradicted else ""
+    return Fact(words("side"), words.of("side", finding.side), said)
+
+
+def _span(finding: Finding) -> str:
+    last = finding.last_slice
+    return str(finding.first_slice) if last == finding.first_slice else f"{finding.first_slice}–{last}"
+
+
+def _second_look_fact(finding: Finding, words: Words) -> Fact | None:
+    look = finding.second_look
+    if look is None:
+        return None
+    verdict = words.of("second_look", look.verdict)
+    value = words("second_look_value", value=decimal(look.probability, 2))
+    return Fact(words("second_look"), verdict, value, warn=look.verdict == "contradicted")
+
+
+def _confidence_fact(finding: Finding, words: Words) -> Fact:
+    wording = finding.wording_probability
+    said = [words("wording", value=decimal(wording, 2))] if wording is not None else []
+    detail = "; ".join([*said, words("confidence_hint")])
+    return Fact(words("confidence"), decimal(finding.confidence, 2), detail, copied=False)
+
+
 def study_pages(
     patient_folder: Path, prepare: Callable[[ReportDocument], ReportDocument]
 ) -> list[StudyPage | BrokenStudy]:
     """Read a patient's studies, newest first, those that cannot be read last. `prepare` is applied to each."""
     return [
-        BrokenStudy(anchor, report)
-        if isinstance(report, str)
-        else _study_page(anchor, prepare(report), folder / IMAGE_FOLDER)
+        BrokenStudy(anchor, report) if isinstance(report, str) else _study_page(anchor, report, prepare, folder)
         for anchor, folder, report in _studies(patient_folder, read_document)
     ]
 
@@ -177,7 +275,10 @@ def _studies(patient_folder: Path, read: Callable[[Path], Kind]) -> Iterator[tup
         yield f"s{number}", folder, problem
 
 
-def _study_page(anchor: str, document: ReportDocument, image_folder: Path) -> StudyPage:
+def _study_page(
+    anchor: str, stored: ReportDocument, prepare: Callable[[ReportDocument], ReportDocument], folder: Path
+) -> StudyPage:
+    document, digest, image_folder = reword_document(prepare(stored)), report_digest(stored), folder / IMAGE_FOLDER
     return StudyPage(
         anchor=anchor,
         document=document,
@@ -197,7 +298,31 @@ def _study_page(anchor: str, document: ReportDocument, image_folder: Path) -> St
             for view in series.views
             if view.contact_sheet
         ),
+        galleries=read_galleries(folder, document),
+        folder=quote(folder.name),
+        digest=digest,
+        review=_review_of(folder, digest),
     )
+
+
+def _review_of(folder: Path, digest: str) -> Review | None:
+    """Read the review that lies beside a report; one of another report, or one that cannot be read, is none."""
+    try:
+        review = read_review(folder / REVIEW_FILE)
+    except InputError:
+        return None
+    return review if review.report == digest else None
+
+
+def _saved(review: Review | None) -> dict[str, object] | None:
+    """What the page's script keeps of a review, as bounded text."""
+    if review is None:
+        return None
+    findings = {
+        number: {"status": each.status, "observation": plain_text(each.observation or ""), "note": each.note or ""}
+        for number, each in review.findings.items()
+    }
+    return {"reader": plain_text(review.reader), "findings": findings}
 
 
 def _unread_files(document: ReportDocument, *, lost: bool) -> tuple[ReasonGroup, ...]:
@@ -225,9 +350,9 @@ def _key_pictures(document: ReportDocument, image_folder: Path) -> Iterator[KeyP
         seen.add(key.finding)
 
 
-def _data_url(path: Path) -> DataUrl:
+def _data_url(path: Path) -> Verbatim:
     """Return a picture's bytes as a URL; empty when there is no such picture."""
     media_type = _MEDIA_TYPES.get(path.suffix)
     if media_type is None or not path.is_file():
-        return DataUrl("")
-    return DataUrl(f"data:{media_type};base64,{b64encode(path.read_bytes()).decode('ascii')}")
+        return Verbatim("")
+    return Verbatim(f"data:{media_type};base64,{b64encode(path.read_bytes()).decode('ascii')}")

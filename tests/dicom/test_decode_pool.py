@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -107,3 +110,19 @@ def test_helpers_end_with_the_pool(tmp_path, pool):
     assert helper.poll() is not None
     with pytest.raises(ProcessLookupError, match="No such process"):
         os.kill(helper.pid, 0)
+
+
+def test_a_helper_that_decodes_jpeg_2000_starts_without_pydicom(tmp_path):
+    content, frame = compressed(tmp_path)
+    script = tmp_path / "imported.py"
+    script.write_text(
+        "import json, sys\n"
+        "from medvl.dicom.decode_worker import decode_frame\n"
+        "from medvl.records import PixelLayout\n"
+        "layout = PixelLayout(**json.loads(sys.argv[1]))\n"
+        "pixels = decode_frame(sys.stdin.buffer.read(), layout, 64, 64)\n"
+        "print(pixels.dtype, 'pydicom' in sys.modules)\n"
+    )
+    command = [sys.executable, str(script), json.dumps(asdict(frame.layout))]
+    run = subprocess.run(command, input=content, capture_output=True, check=True, cwd=Path(__file__).parents[2])
+    assert run.stdout.split() == [b"int16", b"False"]

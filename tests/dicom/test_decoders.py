@@ -25,7 +25,15 @@ from pydicom.uid import (
 
 from medvl.bundled import bundled_path
 from medvl.dicom.codestream import read_coded_size
-from medvl.dicom.decoders import MAX_FRAME_BYTES, DecodeError, decode_frame, decode_with, decoder_names
+from medvl.dicom.decoders import (
+    MAX_FRAME_BYTES,
+    DecodeError,
+    _decode_with_openjpeg,
+    _decode_with_pydicom,
+    decode_frame,
+    decode_with,
+    decoder_names,
+)
 from medvl.dicom.frames import _stored_bytes, load_stored
 from medvl.dicom.instance import read_instance
 from medvl.errors import InputError
@@ -98,6 +106,26 @@ def test_every_decoder_of_a_lossless_syntax_gives_the_same_stored_values(tmp_pat
     content, frame = encoded(stored, tmp_path, syntax, slope=2.0, intercept=-1024.0, monochrome1=True)
     for name in decoder_names(syntax):
         assert (decode_with(name, content, frame.layout, 40, 64) == stored).all(), name
+
+
+@pytest.mark.parametrize("stored_as", ["u1 8", "u2 8", "u2 12", "u2 16", "i2 8", "i2 12", "i2 16"])
+def test_openjpeg_asked_without_pydicom_gives_what_it_gives_through_it(tmp_path, stored_as):
+    kind, bits_stored = stored_as[:2], int(stored_as[3:])
+    lowest = -(1 << (bits_stored - 1)) if kind == "i2" else 0
+    stored = (np.arange(4096).reshape(64, 64) * ((1 << bits_stored) - 1) // 4095 + lowest).astype(kind)
+    content, frame = encoded(stored, tmp_path, JPEG2000Lossless, bits_stored=bits_stored)
+    direct = _decode_with_openjpeg(content, frame.layout)
+    through = _decode_with_pydicom("pylibjpeg", content, frame.layout, 64, 64)
+    assert direct is not None and direct.dtype == through.dtype
+    np.testing.assert_array_equal(direct, through)
+    np.testing.assert_array_equal(direct, stored)
+
+
+def test_what_a_codestream_calls_signed_and_the_header_unsigned_is_left_to_pydicom(tmp_path):
+    content, frame = encoded(np.full((64, 64), -5, np.int16), tmp_path, JPEG2000Lossless, bits_stored=16)
+    unsigned = replace(frame.layout, signed=False)
+    assert _decode_with_openjpeg(content, unsigned) is None
+    assert decode_frame(content, unsigned, 64, 64).dtype == np.uint16
 
 
 def test_near_lossless_jpeg_ls_stays_within_what_it_promises(tmp_path):
@@ -195,7 +223,7 @@ def test_a_codestream_that_breaks_off_is_an_error_not_half_a_picture(tmp_path):
     content, frame = encoded(stored, tmp_path, JPEG2000Lossless)
     broken = content[:200] + bytes(len(content) - 200)
     assert decode_with("pylibjpeg", broken, frame.layout, 64, 64).shape == (64, 64)  # why it is not asked
-    with pytest.raises(DecodeError, match="no decoder can read its pixels"):
+    with pytest.raises(DecodeError, match="its compressed pixels are damaged: zeros stand in place of data"):
         decode_frame(broken, frame.layout, 64, 64)
 
 

@@ -72,6 +72,7 @@ def test_a_clean_stack_in_any_storage_order_has_no_notes(order, step_mm, flipped
         ({"thickness_mm": 5.0}, "overlap", {"thickness_mm": 5.0, "spacing_mm": 2.5}),
         ({"thickness_mm": 1.0}, "apart", {"thickness_mm": 1.0, "spacing_mm": 2.5}),
         ({"spacing_mm": None}, "no_pixel_spacing", {}),
+        ({"spacing_mm": None, "modality": "DX", "position": None, "count": 1}, "uncalibrated", {}),
         ({"spacing_mm": (0.0, 0.0)}, "zero_pixel_spacing", {}),
         ({"position": None}, "no_position", {}),
         ({"count": 2}, "few_slices", {"n": 2}),

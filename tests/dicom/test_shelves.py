@@ -8,7 +8,7 @@ import random
 import shutil
 import stat
 import zipfile
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 
@@ -17,11 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from medvl.dicom import attempt, shelves
-from medvl.dicom.coding import Common, decode_instance, encode_instance, read_common
-from medvl.dicom.instance import Instance
+from medvl.dicom.coding import decode_instances, encode_instances
+from medvl.dicom.instance import Instance, read_instance
 from medvl.dicom.scan import scan
 from medvl.dicom.shelves import HeaderCache
-from medvl.records import Source, Window
+from medvl.records import Frame, Source, Window
 from tests.builders import write_series
 from tests.dicom.scanning import reasons
 
@@ -226,32 +226,43 @@ def test_a_damaged_shelf_is_read_as_empty_and_made_anew(tmp_path, opened, name):
     assert file.read_bytes() == whole
 
 
+def write_shelf(file: Path, content: object) -> None:
+    """Write a shelf that is whole as far as its digest can tell."""
+    text = json.dumps(content).encode()
+    file.write_bytes(f"{shelves.format_digest()} {shelves._digest(text)}\n".encode() + text)
+
+
 @pytest.mark.parametrize(
     "content",
-    [[], {}, 3, [[], []], [[], {"000000.dcm": 3}], [[["Path", "/"]], {}], [[["Window", 1]], {}], [[[]], {}]],
+    [[], {}, 3, [[], [], [], []], [["a"], [], [], []], [["a"], [[1]] * 4, [], [[0]]], [[], [], [], [[1]] * 9]],
     ids=json.dumps,
 )
-def test_a_shelf_that_says_something_else_is_read_as_empty(tmp_path, content):
+def test_a_shelf_that_says_something_else_is_read_as_empty(tmp_path, opened, content):
     write_series(tmp_path / "study", count=1)
     cache = HeaderCache(tmp_path / "home")
     first = scan([tmp_path / "study"], cache=cache)
     (file,) = shelf_files(cache)
-    text = json.dumps(content).encode()
-    file.write_bytes(f"{shelves.format_digest()} {shelves._digest(text)}\n".encode() + text)
+    write_shelf(file, content)
+    opened.clear()
     assert scan([tmp_path / "study"], cache=cache) == first
+    assert len(opened) == 1
 
 
-@pytest.mark.parametrize("row", [[], [1], [None] * 50, [9999], {}, 5], ids=json.dumps)
-def test_a_row_that_says_something_else_is_read_from_its_file(tmp_path, row):
-    write_series(tmp_path / "study", count=2)
+@pytest.mark.parametrize("table", range(9))
+@pytest.mark.parametrize("change", ["a column less", "a row more", "no rows"])
+def test_tables_that_say_something_else_are_read_from_their_files(tmp_path, table, change):
+    write_series(tmp_path / "study", count=3)
     cache = HeaderCache(tmp_path / "home")
     first = scan([tmp_path / "study"], cache=cache)
     (file,) = shelf_files(cache)
-    common, rows = json.loads(file.read_bytes().partition(b"\n")[2])
-    name = sorted(rows)[0]
-    rows[name][1] = row
-    text = json.dumps([common, rows]).encode()
-    file.write_bytes(f"{shelves.format_digest()} {shelves._digest(text)}\n".encode() + text)
+    names, stamps, reasons, tables = json.loads(file.read_bytes().partition(b"\n")[2])
+    rows, *columns = tables[table]
+    tables[table] = {
+        "a column less": [rows, *columns[1:]],
+        "a row more": [rows + 1, *columns],
+        "no rows": [0, *([] for _ in columns)],
+    }[change]
+    write_shelf(file, [names, stamps, reasons, tables])
     assert scan([tmp_path / "study"], cache=cache) == first
 
 
@@ -354,25 +365,26 @@ def values_of(hint) -> st.SearchStrategy:
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
-@given(values_of(Instance))
-def test_every_instance_survives_being_told(instance):
-    common = Common()
-    row = encode_instance(instance, common)
-    told, row = json.loads(json.dumps([common.rows, row]))
-    back = decode_instance(row, NOWHERE, read_common(told))
-    assert back == instance and repr(back) == repr(instance)
+@given(st.lists(values_of(Instance), max_size=3))
+def test_every_instance_survives_being_told(instances):
+    told = decode_instances(json.loads(json.dumps(encode_instances(instances))))
+    back = [told.take(index, NOWHERE) for index in range(len(instances))]
+    assert back == instances and repr(back) == repr(instances)
 
 
-def test_facts_in_common_are_told_once():
-    common = Common()
-    first, second = Window(40.0, 80.0, "brain"), Window(40.0, 80.0, "brain")
-    assert [
-        common.place(first),
-        common.place(second),
-        common.place(Window(-0.0, 1.0)),
-        common.place(Window(0.0, 1.0)),
-    ] == [
-        *(0, 0),
-        *(1, 2),  # equal, but not the same
-    ]
-    assert common.rows[0] == ["Window", 40.0, 80.0, "brain", "LINEAR", None]
+def test_facts_in_common_are_told_once(tmp_path):
+    (path,) = write_series(tmp_path, count=1)
+    instance = read_instance(Source(path, path.name))
+    (frame,) = instance.frames
+    centers = [40.0, 40.0, -0.0, 0.0]  # the last two are equal, but not the same
+    frames = [replace(frame, windows=(Window(center, 80.0),)) for center in centers]
+    tables = encode_instances([replace(instance, frames=tuple(frames))])
+    assert tables[6][:2] == [3, [40.0, -0.0, 0.0]]
+    assert tables[1].count([[0], [0], [1], [2]]) == 1  # which window each frame has
+
+
+def test_a_column_of_one_value_stands_for_all(tmp_path):
+    paths = write_series(tmp_path, count=3, rows=16)
+    count, *columns = encode_instances([read_instance(Source(path, path.name)) for path in paths])[1]
+    by_name = dict(zip([each.name for each in fields(Frame)][1:], columns, strict=True))
+    assert (count, by_name["rows"], by_name["instance_number"]) == (3, [16], [1, 2, 3])

@@ -17,7 +17,7 @@ from medvl.evaluate.table import print_evaluation
 from medvl.planning.device import Device
 from medvl.reader.tiny import build_tiny_checkpoint
 from medvl.records import Request
-from medvl.settings import Settings
+from medvl.settings import Looks, Settings
 from tests.evaluate.builders import answers_from_truth, draw_small
 from tests.reader_fakes import ScriptedReader
 
@@ -42,13 +42,19 @@ def phantoms_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def evaluated(tmp_path: Path, checkpoint: Path) -> Callable[..., Evaluation]:
     def evaluate(
-        script: Callable[[Request], str], *, counterfactuals: bool = False, count: int = len(SEEDS)
+        script: Callable[[Request], str],
+        *,
+        counterfactuals: bool = False,
+        count: int = len(SEEDS),
+        second_look: Looks = "off",
     ) -> Evaluation:
-        reader = ScriptedReader(script)
+        reader = ScriptedReader(script, probability=0.99)
         readers.append(reader)
         return evaluate_phantoms(
             Wish(count, SEED, counterfactuals),
-            Settings(output=tmp_path, model=str(checkpoint), size_px=128, slab="off", chunk="12"),
+            Settings(
+                output=tmp_path, model=str(checkpoint), size_px=128, slab="off", chunk="12", second_look=second_look
+            ),
             tmp_path / "store",
             open_reader=lambda: reader,
             device=DEVICE,
@@ -73,6 +79,24 @@ def test_a_reader_that_knows_the_truth_gets_everything_right(evaluated: Callable
     assert score.center_error_mm.median <= 1.6  # half a slice
     assert score.diameter_error_mm.median == pytest.approx(0.0, abs=0.4)  # a thousandth of the field of view
     assert score.replies_mended.hits == 0
+
+
+def test_a_second_look_takes_back_what_is_not_there(evaluated: Callable[..., Evaluation]) -> None:
+    knows = answers_from_truth(STUDIES)
+
+    def invents(request: Request) -> str:
+        if "checking one finding" in str(request.parts[0]):
+            return json.dumps({"answer": "no" if "Is there a mass" in str(request.parts[-1]) else "yes"})
+        found = json.loads(knows(request))["findings"]
+        ghost = {"slice": 1, "bbox_2d": [480, 20, 520, 60], "first_slice": 1, "last_slice": 1, "observation": "mass"}
+        return json.dumps({"findings": [*found, {**ghost, "site": "", "side": "none", "certainty": "possible"}]})
+
+    before, after = (evaluated(invents, second_look=looks) for looks in ("off", "findings"))
+    assert (before.score.false_count, after.score.false_count) == (4, 0)  # one in each study
+    assert (after.score.sensitivity.hits, after.score.sensitivity.total) == (3, 3)
+    assert (after.score.contradicted.hits, after.score.contradicted.total) == (4, 4)
+    assert [len(case.contradicted) for case in after.cases] == [1, 1, 1, 1]
+    assert [len(case.false) for case in after.cases] == [0, 0, 0, 0]
 
 
 def test_a_blind_reader_finds_nothing_and_invents_nothing(evaluated: Callable[..., Evaluation]) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from medvl.evaluate.score import CaseReading, Score, Spread, case_reading, proportion, score_cases, spread
 from medvl.evaluate.write import TrueLesion
-from medvl.records import Finding
+from medvl.records import Finding, SecondLook
 from tests.evaluate.builders import finding, lesion, truth
 from tests.report.examples import a_report
 
@@ -92,6 +92,33 @@ def test_several_problems_of_one_reply_are_one_repair() -> None:
     series = (replace(first, views=(view,)), *(replace(each, views=()) for each in others))
     read = case_reading(truth(), replace(document, series=series))
     assert (read.mended_count, read.reply_count) == (2, 4)
+
+
+def test_the_diameter_is_held_against_the_error_that_the_report_states() -> None:
+    lesions = [lesion(0, diameter_mm=10.0), lesion(100, diameter_mm=10.0), lesion(200, diameter_mm=10.0)]
+    findings = [finding(0, axis_error_mm=2.0), finding(100, axis_error_mm=1.9), finding(200)]  # all 12 mm
+    score = score_cases([case(lesions, findings)])
+    assert (score.diameter_as_stated.hits, score.diameter_as_stated.total) == (1, 2)
+
+
+def test_contradicted_findings_do_not_count_and_are_held_against_the_truth() -> None:
+    against, unsure = SecondLook("contradicted", 0.02), SecondLook("unconfirmed", 0.5)
+    findings = (
+        finding(0, second_look=against),  # a lesion is there
+        finding(60, second_look=against),
+        finding(100, second_look=unsure),
+    )
+    document = replace(a_report(), findings=findings)
+    score = score_cases([case_reading(truth(lesion(0), lesion(100)), document)])
+    assert (score.sensitivity.hits, score.sensitivity.total) == (1, 2)
+    assert (score.finding_count, score.false_count) == (1, 0)
+    assert (score.contradicted.hits, score.contradicted.total) == (1, 2)
+
+
+def test_a_normal_study_whose_findings_are_all_contradicted_is_called_normal() -> None:
+    document = replace(a_report(), status="complete", findings=(finding(second_look=SecondLook("contradicted", 0.0)),))
+    score = score_cases([case_reading(truth(), document)])
+    assert (score.normal_called_normal.hits, score.normal_called_normal.total) == (1, 1)
 
 
 def test_nothing_scored_has_no_shares() -> None:

@@ -31,6 +31,11 @@ def test_findings_are_described_one_a_line() -> None:
     ]
 
 
+def test_depth_alone_is_no_size() -> None:
+    flat = make_finding(number=1, width_mm=None, height_mm=None, center_lps_mm=None)
+    assert describe_findings([flat], "en") == "1. nodule, right upper lobe, right, slices 11–13, probable."
+
+
 def test_findings_are_described_in_chinese() -> None:
     finding = make_finding(number=1, observation="结节", site="右肺上叶", description="边缘光滑。")
     assert (

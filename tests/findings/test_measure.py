@@ -76,6 +76,31 @@ def test_a_box_is_measured_in_stored_pixels_and_millimetres() -> None:
     assert place.extent_mm == (-27.5, -20.5)
 
 
+def test_the_axes_are_the_sides_of_the_box() -> None:
+    context = make_context()
+    slab = context.chunk.slabs[0]
+    place = measure_box(Box(200, 400, 220, 440), make_geometry(), context.stack, slab, slab)
+    assert (place.width_mm, place.height_mm) == (10.0, 20.0)
+    assert place.axes_mm == (20.0, 10.0)
+
+
+def test_the_error_of_an_axis_is_a_step_of_the_grid_and_two_pixels() -> None:
+    context = make_context()
+    slab = context.chunk.slabs[0]
+    # A picture of 448 px over 512 stored ones of 0.7 mm: 0.8 mm a picture pixel, 358.4 mm across.
+    fine = PictureGeometry(448, (512 / 448, 0.0, -0.5, 0.0, 512 / 448, -0.5), None, 0.8)
+    place = measure_box(Box(0, 0, 10, 10), fine, context.stack, slab, slab)
+    assert place.axis_error_mm == pytest.approx(0.3584 + 2 * 0.8)
+
+
+def test_an_enlarged_picture_has_no_finer_edges_than_its_slice() -> None:
+    context = make_context()
+    slab = context.chunk.slabs[0]
+    # 1000 px over 500 stored ones of 1 mm: a step of 0.5 mm, and two stored pixels.
+    place = measure_box(Box(0, 0, 10, 10), make_geometry(), context.stack, slab, slab)
+    assert place.axis_error_mm == pytest.approx(0.5 + 2 * 1.0)
+
+
 def test_a_slab_counts_with_all_its_slices() -> None:
     context = make_context(slabs=2, per_slab=3)
     slab = context.chunk.slabs[0]  # slices 11 to 13

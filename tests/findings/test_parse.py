@@ -197,6 +197,20 @@ def test_the_side_on_a_projection_is_named_as_a_convention() -> None:
     assert (finding.center_lps_mm, finding.width_mm, finding.depth_mm) == (None, None, None)
 
 
+def test_a_finding_has_its_axes_their_error_and_the_size_the_model_typed() -> None:
+    entry = make_entry(bbox_2d=[200, 400, 220, 440], observation="1.5 cm nodule", description="12 mm, smooth.")
+    [finding] = parse(make_reply(entry)).findings
+    assert (finding.long_axis_mm, finding.short_axis_mm) == (20.0, 10.0)
+    assert finding.axis_error_mm == pytest.approx(2.5)  # a step of 0.5 mm and two stored pixels of 1 mm
+    assert finding.typed_mm == pytest.approx(15.0)
+
+
+def test_without_millimetres_only_the_typed_size_is_known() -> None:
+    [finding] = parse(make_reply(make_entry(description="12 mm, smooth.")), plane="projection").findings
+    assert (finding.long_axis_mm, finding.short_axis_mm, finding.axis_error_mm) == (None, None, None)
+    assert finding.typed_mm == 12.0
+
+
 # --- probabilities -------------------------------------------------------------------------------------------------
 
 

@@ -163,6 +163,7 @@ class Bench:
 
     def settings(self, **changes: Any) -> Settings:
         asked = {"output": self.output, "model": str(self.checkpoint), "precision": "fp32", "batch": 1}
+        asked |= {"second_look": "off"}  # its stories are told by themselves
         return Settings(**{**asked, **changes})
 
     def run(

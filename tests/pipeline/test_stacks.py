@@ -13,7 +13,7 @@ from medvl.dicom.scan import scan
 from medvl.pipeline.views import PlannedStudy, Wanted, plan_views
 from medvl.prompts import load_prompts
 from tests.builders import uid, write_series
-from tests.pipeline.bench import fates, write_body
+from tests.pipeline.bench import body, fates, report_bright, write_body
 from tests.reader_fakes import ScriptedReader
 
 SERIES_UID = uid("study", "diffusion")
@@ -101,3 +101,32 @@ def test_a_pet_without_weight_is_windowed_by_percentiles_and_says_why(tmp_path):
     study = planned(tmp_path)
     assert study.views[0].view.name == "percentile"
     assert [note.code for note in study.stacks[0].notes] == ["suv_weight"]
+
+
+def test_a_lesion_in_two_series_of_different_ranges_is_one_finding_that_says_so(bench):
+    # The second series begins four slices nearer to the head: the cuboid of slices 4 to 6 is in its slices 4 to 6, too.
+    write_body(bench.input / "1", series="thin", study="both", extra={"AcquisitionNumber": 1})
+    later = {"AcquisitionNumber": 2, "SeriesNumber": 2}
+    write_body(
+        bench.input / "2",
+        series="venous",
+        study="both",
+        count=8,
+        position=(-160.0, -160.0, 12.0),
+        pixels=lambda index: body(index + 4),
+        extra=later,
+    )
+    bench.run(ScriptedReader(report_bright))
+    report = bench.report()
+    assert [series.chosen for series in report.series] == [True, True]
+    [finding] = report.findings
+    assert finding.center_lps_mm == pytest.approx((67.5, -2.5, 21.0), abs=0.01)  # of slice 5, the second of two chunks
+    assert [note for note in finding.notes if "(series " in note] == ["also seen on slices 4–6 (series 1, mediastinum)"]
+
+
+def test_lesions_of_series_in_different_frames_of_reference_are_two_findings(bench):
+    write_body(bench.input / "1", series="one", study="both")
+    extra = {"SeriesNumber": 2, "FrameOfReferenceUID": uid("another space"), "AcquisitionNumber": 2}
+    write_body(bench.input / "2", series="other", study="both", extra=extra)
+    bench.run(ScriptedReader(report_bright), series=("all",))
+    assert len(bench.report().findings) == 2

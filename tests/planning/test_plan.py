@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -184,6 +185,15 @@ def test_more_memory_never_reads_in_smaller_numbers_shorter_chunks_or_fewer_rows
 def _rank(made: Plan) -> tuple[int, int, int]:
     """What is read at once, the most valued first."""
     return (["nf4", "int8", "bf16"].index(made.precision), made.chunk_length, made.batch)
+
+
+def test_a_second_look_is_told_for_one_finding_and_changes_nothing_else():
+    without = plan(80)
+    looking = plan(80, replace(CT_300, look_tokens=640, look_vision_tokens=432))
+    assert (without.look_tokens, without.look_seconds) == (0, 0.0)
+    assert looking.look_tokens == 640
+    assert 0 < looking.look_seconds < looking.seconds / looking.chunk_count
+    assert replace(looking, look_tokens=0, look_seconds=0.0) == without
 
 
 def test_planning_imports_no_torch():

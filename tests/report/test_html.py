@@ -11,11 +11,13 @@ import pytest
 
 import medvl.report
 from medvl.errors import InputError
+from medvl.records import Density, SecondLook
 from medvl.report.document import Impression, UnreadFile
 from medvl.report.html import write_index, write_patient_page
 from medvl.report.write import write_study
 from tests.report.examples import (
     a_chinese_report,
+    a_finding,
     a_hostile_report,
     a_partial_report,
     a_report,
@@ -47,7 +49,7 @@ class Page(HTMLParser):
             assert self._open.pop() == tag
 
     def handle_data(self, data):
-        if "style" not in self._open:
+        if not {"style", "script"} & set(self._open):
             self.words.append(data)
 
     def all(self, tag):
@@ -68,21 +70,33 @@ def any_page(request, tmp_path):
     return page_of(tmp_path, request.param())
 
 
-def test_a_page_needs_nothing_but_itself_and_runs_nothing(any_page):
-    assert {name for name, _ in any_page.elements} & {"script", "link", "iframe", "object", "form", "base"} == set()
+def test_a_page_shows_its_report_without_any_other_file_and_runs_one_script(any_page):
+    assert {name for name, _ in any_page.elements} & {"link", "iframe", "object", "form", "base"} == set()
+    assert any_page.all("script") == [{"type": "application/json"}, {}]
     for _, attributes in any_page.elements:
         assert not [name for name in attributes if name.startswith("on") or name == "style"]
         assert attributes.get("src", "data:image/").startswith("data:image/")
         assert re.match(r"#|\.\./index\.html$", attributes.get("href", "#"))
 
 
-def test_the_security_policy_allows_only_the_style_in_the_page(tmp_path):
+@pytest.mark.parametrize("name", ["p/index.html", "index.html"])
+def test_the_security_policy_allows_only_the_style_and_the_script_in_the_page(tmp_path, name):
     page_of(tmp_path, a_report())
-    text = (tmp_path / "p" / "index.html").read_text("utf-8")
-    style = re.search(r"<style>(.*)</style>", text, re.DOTALL)[1]
+    write_index(tmp_path)
+    text = (tmp_path / name).read_text("utf-8")
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1]
-    digest = b64encode(sha256(style.encode()).digest()).decode()
-    assert policy.split("; ")[:3] == ["default-src 'none'", "img-src data:", f"style-src 'sha256-{digest}'"]
+    style, script = (
+        b64encode(sha256(re.search(f"<{tag}>(.*)</{tag}>", text, re.DOTALL)[1].encode()).digest()).decode()
+        for tag in ("style", "script")
+    )
+    assert policy.split("; ") == [
+        "default-src 'none'",
+        "img-src data:",
+        f"style-src 'sha256-{style}'",
+        f"script-src 'sha256-{script}' 'strict-dynamic'",
+        "base-uri 'none'",
+        "form-action 'none'",
+    ]
 
 
 def test_links_lead_somewhere_and_ids_are_unique(any_page):
@@ -113,11 +127,11 @@ def test_the_page_says_what_was_found_where_and_how_sure(tmp_path):
         "Doe, Jane",
         "1980-03-02 (46 years)",
         "2026-11-22 10:15",
-        "Solid nodule right upper lobe, posterior segment",
+        "Solid nodule · right upper lobe, posterior segment",
         "12 × 10 × 12",
         "41–44",
-        "Token probability not calibrated",
-        "0.87 wording 0.64",
+        "Token probability 0.87 wording 0.64; not calibrated",
+        "Certainty probable model’s word",
         "the model said: right",
         "neither is the probability that the finding is real",
         "100 of 100 slices read in 11 chunks (lung WL −600 WW 1500; 512 px).",
@@ -138,7 +152,7 @@ def test_impression_and_findings_and_pictures_are_linked(tmp_path):
     targets = [attributes["href"] for attributes in page.all("a")]
     assert targets.count("#s1-f1") == 2  # from the impression and from its key image
     assert targets.count("#s1-k1") == 1
-    rows = [attributes.get("id") for attributes in page.all("tr")]
+    rows = [attributes.get("id") for attributes in page.all("li")]
     assert [row for row in rows if row] == ["s1-f1", "s1-f2", "s1-f3"]
 
 
@@ -247,7 +261,8 @@ def test_one_broken_report_does_not_take_the_others_with_it(tmp_path):
     assert "Solid nodule" in page.text
     assert "p/broken/report.json cannot be used" in page.text
     index = Page(write_index(tmp_path).read_text("utf-8"))
-    assert "unreadable: p/broken/report.json cannot be used" in index.text
+    assert "p/broken/report.json cannot be used" in index.text
+    assert [row["data-status"] for row in index.all("tr") if "data-status" in row] == ["complete", "unreadable"]
 
 
 def test_a_patient_without_any_report_is_an_error(tmp_path):
@@ -272,7 +287,8 @@ def test_a_report_cannot_make_the_page_read_another_file(tmp_path):
 def test_hostile_text_is_inert_visible_and_bounded(tmp_path):
     page = page_of(tmp_path, a_hostile_report())
     text = (tmp_path / "p" / "index.html").read_text("utf-8")
-    assert "<script" not in text
+    assert len(page.all("script")) == 2
+    assert "<script>alert" not in text
     assert "<img src=x" not in text
     assert "\u202e" not in text
     assert "\x1b" not in text
@@ -284,8 +300,8 @@ def test_hostile_text_is_inert_visible_and_bounded(tmp_path):
 def test_a_hostile_index_is_inert(tmp_path):
     write_study(tmp_path / "p" / "s", a_hostile_report(), {})
     text = write_index(tmp_path).read_text("utf-8")
-    Page(text)
-    assert "<script" not in text
+    assert len(Page(text).all("script")) == 1
+    assert "<script>alert" not in text
     assert "\u202e" not in text
 
 
@@ -347,3 +363,29 @@ def test_text_and_marks_keep_the_contrast_of_wcag_aa(scheme):
     assert {pair: round(contrast(*pair), 1) for pair in texts if contrast(*pair) < 4.5} == {}
     marks = [(mark, "paper") for mark in ("read", "unread", "chunk", "found")]
     assert {pair: round(contrast(*pair), 1) for pair in marks if contrast(*pair) < 3} == {}
+
+
+def test_what_was_not_measured_is_not_shown(tmp_path):
+    text = page_of(tmp_path, a_report()).text
+    for name in ("Axes", "Density", "Second look", "Along the stack"):
+        assert name not in text
+
+
+def test_measured_values_come_with_their_error_and_contradict_the_model(tmp_path):
+    measured = a_finding(
+        long_axis_mm=19.84,
+        short_axis_mm=16.5,
+        axis_error_mm=1.1,
+        typed_mm=12.0,
+        density=Density(32.4, -12.0, 61.2, "soft tissue"),
+        second_look=SecondLook("contradicted", 0.123),
+    )
+    text = page_of(tmp_path, a_report(findings=(measured,))).text
+    assert "Axes 19.8 × 16.5 mm ± 1.1 mm the model wrote 12 mm" in text
+    assert "Density 32 HU −12 to 61 HU in 90 % of the box; like soft tissue" in text
+    assert "Second look contradicted probability of yes 0.12" in text
+
+
+def test_a_typed_size_within_the_error_is_no_contradiction(tmp_path):
+    measured = a_finding(long_axis_mm=12.9, short_axis_mm=9.0, axis_error_mm=1.0, typed_mm=12.0)
+    assert "the model wrote" not in page_of(tmp_path, a_report(findings=(measured,))).text

@@ -21,7 +21,8 @@ def codes_of_the_gate() -> set[str]:
     texts = [part.value for node in named for part in ast.walk(node) if isinstance(part, ast.Constant)]
     mixed = {"mixed_orientation", "mixed_matrix", "mixed_spacing"}
     sources = [path.read_text() for path in Path(gate.__file__).parent.glob("*.py")]
-    flaws = {code for source in sources for code in re.findall(r'"(suv_\w+|zero_\w+|unrescaled)"', source)}
+    named = r'"(suv_\w+|zero_\w+|unrescaled|no_dicom_header|guessed_ct)"'
+    flaws = {code for source in sources for code in re.findall(named, source)}
     return {text for text in texts if isinstance(text, str)} | mixed | gate.NOT_READABLE | flaws
 
 

@@ -34,9 +34,9 @@ def test_the_checkpoint_is_whole_and_small_enough_for_a_repository() -> None:
     assert max(sizes) <= 15_100_000 and sum(sizes) < 25_000_000
 
 
-def test_the_checkpoint_prefers_what_it_was_trained_with() -> None:
+def test_the_checkpoint_prefers_what_it_does_best_with() -> None:
     settings, preferences = load_settings(), read_preferences(DEMO)
-    assert (preferences.size_px, preferences.slab, preferences.chunk) == (settings.size_px, "auto", "8")
+    assert (preferences.size_px, preferences.slab, preferences.chunk) == (settings.size_px, "auto", "4")
     assert (preferences.prompt, preferences.windows) == ("chest_ct", ("lung",))
     assert "never for patients" in preferences.warning
 
@@ -47,7 +47,7 @@ def pictures() -> np.ndarray:
     from medvl.evaluate.acquisition import Acquisition
     from medvl.evaluate.phantoms import Wish, draw_phantom
 
-    phantom = draw_phantom(40, [Wish("solid nodule", 14.0, "right")])
+    phantom = draw_phantom(41, [Wish("solid nodule", 14.0, "right")])
     middle = float(phantom.scene.nodules[0].z)
     taken = scan_of(Acquisition(pixel_spacing_mm=0.75, slice_thickness_mm=5.0), middle + np.array([5.0, 0.0, -5.0]), 1)
     scans = {name: torch.from_numpy(values) for name, values in stack_scans([taken], [0], 3).items()}

@@ -1,0 +1,1 @@
+"""Published guidelines as tables: pure functions of what was measured and what the user states."""

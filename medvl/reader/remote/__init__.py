@@ -1,0 +1,1 @@
+"""The parts of the reader that asks a server: what is said, what is answered, how patiently."""
