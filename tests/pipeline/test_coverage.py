@@ -164,7 +164,7 @@ def check_page(page: str, document: ReportDocument, found: int) -> None:
     bars = re.findall(r'<svg class="strip" viewBox="0 0 (\d+) 20".*?</svg>', page, re.DOTALL)
     drawn = [
         Counter({kind: sum(int(width) for each, width in _rects(bar) if each == kind) for kind in ("read", "unread")})
-        for bar in re.findall(r'<svg class="strip".*?</svg>', page, re.DOTALL)
+        for bar in re.findall(r'<svg class="strip" viewBox=.*?</svg>', page, re.DOTALL)
     ]
     assert [sum(bar.values()) for bar in drawn] == list(map(int, bars))
     assert drawn == [_expected(series, view) for series in document.series for view in series.views]

@@ -35,9 +35,9 @@ class LoopThread:
     def close(self) -> None:
         """Stop what is still under way, and the loop."""
         self.run(_stop_others())
+        self.run(self._loop.shutdown_default_executor())  # there: the caller's thread may have a loop of its own
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
-        self._loop.run_until_complete(self._loop.shutdown_default_executor())
         self._loop.close()
 
 
