@@ -81,8 +81,7 @@ def test_the_estimate_is_near_what_was_measured(precision, path, total_s):
     tokens = 30 * MEASURED["prompt_tokens"]
     amount = Amount(30, 30, tokens, MEASURED["prompt_tokens"], vision_tokens=300 * 256, reply_tokens=256)
     estimated = estimate_seconds(SHAPE_8B, card(MEASURED["machine"]["card"]), precision, amount, path)
-    # What stock transformers takes hangs on the host, by half again between two runs of the same work.
-    assert estimated == pytest.approx(total_s, rel=0.05 if path == "engine" else 0.5)
+    assert estimated == pytest.approx(total_s, rel=0.05)
 
 
 @pytest.mark.parametrize("precision", ["int8", "bf16"])
